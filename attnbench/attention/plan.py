@@ -1,0 +1,89 @@
+"""The fused path: an immutable plan that each active stage rewrites or declines, and the kernel that runs it.
+
+A plan never touches the context: one that is given up half-way must leave no trace for the reference path that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnbench.attention.context import Valid
+
+_BACKENDS = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """softmax(scale q k^T + bias, over `visible`) v, then each of `post`; or `kernel(plan)` in place of the first part.
+
+    q (B,H,N,d); k, v (B,H,M,d); bias broadcastable to (B,H,N,M) or None; post: maps heads (B,H,N,d) -> heads;
+    kernel: an exact kernel of our own, named `kernel_name`; algebra: a stage was replaced by an identity around the kernel.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    visible: Valid
+    scale: float
+    bias: Tensor | None = None
+    post: tuple[Callable[[Tensor], Tensor], ...] = ()
+    kernel: Callable[[Plan], Tensor] | None = None
+    kernel_name: str = ""
+    algebra: bool = False
+
+    def with_(self, **changes: Any) -> Plan:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+def attend(plan: Plan) -> tuple[Tensor, str]:
+    """Run a plan -> heads (B,H,N,d) and the name of the path that ran (`flash_cpu`, `math`, `algebra+flash`, `tiled`, ...)."""
+    if plan.kernel is not None:
+        heads, path = plan.kernel(plan), plan.kernel_name
+    else:
+        heads, path = _sdpa(plan)
+    for after in plan.post:
+        heads = after(heads)
+    if plan.algebra:
+        path = f"algebra+{path.removesuffix('_cpu')}"
+    return heads, path
+
+
+def _sdpa(plan: Plan) -> tuple[Tensor, str]:
+    mask, flag = attention_mask(plan)
+    # The choice is asked of the dispatcher itself: scaled_dot_product_attention falls back to its slow form silently.
+    choice = torch._fused_sdp_choice(
+        plan.q, plan.k, plan.v, attn_mask=mask, dropout_p=0.0, is_causal=flag, scale=plan.scale
+    )
+    heads = F.scaled_dot_product_attention(plan.q, plan.k, plan.v, attn_mask=mask, is_causal=flag, scale=plan.scale)
+    if plan.visible.empty is not None and plan.q.device.type != "cpu":
+        heads = heads.masked_fill(plan.visible.empty, 0.0)  # the CPU kernels give zeros by themselves
+    path = _BACKENDS.get(choice, "other")
+    return heads, "flash_cpu" if path == "flash" and plan.q.device.type == "cpu" else path
+
+
+def attention_mask(plan: Plan) -> tuple[Tensor | None, bool]:
+    """The mask tensor and the causal flag for scaled_dot_product_attention.
+
+    The CPU kernel takes a mask and the flag together, CUDA's refuse the pair, so that there causality goes into the tensor.
+    """
+    visible = plan.visible
+    flag = visible.causal and visible.in_order
+    if flag and plan.q.device.type == "cpu":
+        hidden = None if visible.key_mask is None else visible.key_mask[:, None, None, :]
+    elif flag and visible.key_mask is None and plan.bias is None:
+        return None, True
+    else:
+        flag, hidden = False, None if visible.everything else visible.dense
+    if plan.bias is None:
+        return hidden, flag
+    shape = (plan.q.shape[0], plan.bias.shape[1], plan.q.shape[2], plan.k.shape[2])
+    bias = plan.bias.to(plan.q.dtype)
+    bias = bias if hidden is None else bias.masked_fill(~hidden, float("-inf"))
+    return bias.expand(shape), flag

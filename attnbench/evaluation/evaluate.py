@@ -27,10 +27,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics of `model` in evaluation mode over every example of `split`, as `quality.figures` defines them.
 
-    model(inputs, key_mask=...) returns a HostOutput; targets of -100 do not count. batch: examples per forward
-    pass; device: where the model lies (default: where its parameters are). Training flags are restored.
+    model(inputs, key_mask=...) returns a HostOutput; targets of -100 do not count. batch: examples per
+    forward pass; device: where the model lies (default: where its parameters are). Training flags are
+    restored.
     """
-    device = _device(model, device)
+    device = where(model, device)
     sums = torch.zeros(TALLY_SIZE, dtype=torch.float64, device=device)
     with evaluation_mode(model), torch.no_grad():
         for inputs, targets, key_mask in batches(split, batch, device):
@@ -58,7 +59,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
+def where(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
+    """The device asked for, else the one that the model's parameters are on."""
     if device is not None:
         return torch.device(device)
     parameter = next(model.parameters(), None)

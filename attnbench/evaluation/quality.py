@@ -1,7 +1,7 @@
 """Accuracy, negative log-likelihood and calibration, as sums that can be added up over batches and workers.
 
-Written out in a dozen lines of tensor code, since importing torchmetrics takes 2.6 s of CPU time and every actor
-would pay it before its first step; the tests hold these figures to torchmetrics' and to hand computations.
+Written out in a dozen lines of tensor code, since importing torchmetrics takes 2.6 s of CPU time and every
+actor would pay it before its first step; the tests hold these figures to torchmetrics' and to sums by hand.
 """
 
 import math
@@ -22,8 +22,9 @@ def tally(logits: Tensor, targets: Tensor) -> Tensor:
     """Sums from which `figures` derives every metric; tallies of parts of the data may simply be added.
 
     logits (..., C) of any floating type, targets (...) int64 with -100 for positions that do not count.
-    Returns (4 + 3 x 15,) float64 on the logits' device: count, correct, sum of NLL (nats), sum of Brier scores,
-    then per equal-width confidence bin the count, the sum of top-1 confidences and the number correct.
+    Returns (4 + 3 x 15,) float64 on the logits' device: count, correct, sum of NLL (nats), sum of Brier
+    scores, then per equal-width confidence bin the count, the sum of top-1 confidences and the number
+    correct.
     """
     logits = logits.detach().reshape(-1, logits.shape[-1]).float()
     targets = targets.reshape(-1)

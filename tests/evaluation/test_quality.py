@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
@@ -13,22 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attnbench.evaluation import evaluate, figures, quality, tally
+from attnbench.workloads import Split
 
 torch.set_num_threads(1)
 
 
 class Output(NamedTuple):
     logits: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Examples:
-    inputs: torch.Tensor
-    targets: torch.Tensor
-    key_mask: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
 
 class Linear(nn.Module):
@@ -114,7 +104,7 @@ def test_evaluation_does_not_depend_on_the_batch_and_leaves_the_model_as_it_was(
     torch.manual_seed(0)
     model = Linear(64, 10).train()
     model.dropout.eval()
-    split = Examples(torch.rand(101, 1, 8, 8), torch.randint(0, 10, (101,)))
+    split = Split(torch.rand(101, 1, 8, 8), torch.randint(0, 10, (101,)))
     state = torch.random.get_rng_state()
     one, many = evaluate(model, split, batch=7), evaluate(model, split, batch=1000)
     assert one == pytest.approx(many, rel=1e-6)

@@ -12,7 +12,9 @@ from attnbench.errors import UsageError
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of files: the sets of files that a loader can read, best first, and where the original is."""
+    """A data set of files: the sets of files that a loader can read, best first, and where the original
+    is.
+    """
 
     name: str
     formats: tuple[tuple[str, ...], ...]
@@ -30,13 +32,15 @@ SOURCES = {
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         bytes=170_498_071,
-        note="the original archive, or Parquet copies with JPEG images (lossy; reads image and label columns)",
+        note="the original archive, or Parquet copies with JPEG images (lossy; columns image and label)",
     )
 }
 
 
 def cache_folder() -> Path:
-    """Where attnbench keeps what it downloaded or decoded; $XDG_CACHE_HOME and the platform's habit are followed."""
+    """Where attnbench keeps what it downloaded or decoded; $XDG_CACHE_HOME and the platform's habit are
+    followed.
+    """
     if "XDG_CACHE_HOME" in os.environ:
         return Path(os.environ["XDG_CACHE_HOME"]) / "attnbench"
     if sys.platform == "darwin":

@@ -18,18 +18,21 @@ from attnbench.workloads.signature import Signature, Split, Workload
 if TYPE_CHECKING:
     import numpy as np
 
-# mean and standard deviation of all pixels of all 1,797 images, scaled to [0, 1]: fixed, so that folds share one input scale
+# mean and standard deviation of all pixels of all 1,797 images, scaled to [0, 1]: fixed, so that folds
+# share one input scale
 MEAN, STD = 0.3053, 0.3760
 VAL_SHARE = 8
 
 
 @register("digits")
 class Digits(Parameters):
-    """1,797 images of digits, 8x8, 10 classes (UCI Optical Recognition of Handwritten Digits, inside scikit-learn).
+    """1,797 images of digits, 8x8, 10 classes (UCI Optical Recognition of Handwritten Digits, inside
+    scikit-learn).
 
-    folds: stratified folds; fold f is the test part, one eighth of the rest (stratified, fixed per fold) is the
-    validation part, the remainder trains. With 5 folds: 1,257 train, 180 validation, 360 test, give or take one.
-    subset: use only that many training examples (stratified; a smaller subset lies within a larger one).
+    folds: stratified folds; fold f is the test part, one eighth of the rest (stratified, fixed per fold) is
+    the validation part, the remainder trains. With 5 folds: 1,257 train, 180 validation, 360 test, give or
+    take one. subset: use only that many training examples (stratified; a smaller subset lies within a
+    larger one).
     """
 
     folds: int = Field(default=5, ge=2, le=100)

@@ -21,14 +21,16 @@ def shuffled(names: Iterable[str]) -> list[str]:
 def by_class(labels: np.ndarray, salt: str) -> np.ndarray:
     """All indices, class after class, each class in a fixed shuffle by `salt` and index. (E,) int64
 
-    Every n-th of them is a stratified share: `by_class(...)[f::n]` for f in 0 to n-1 are n disjoint stratified folds.
+    Every n-th of them is a stratified share: `by_class(...)[f::n]` for f in 0 to n-1 are n disjoint
+    stratified folds.
     """
     rank = np.array([hash_rank(f"{salt}:{index}") for index in range(len(labels))], dtype=np.uint64)
     return np.lexsort((rank, labels))
 
 
 def take_turns(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The indices reordered so that classes take turns and every prefix is stratified; within a class order is kept.
+    """The indices reordered so that classes take turns and every prefix is stratified; within a class order
+    is kept.
 
     indices: (K,) into labels (E,). Classes of unequal size stay in proportion.
     """

@@ -76,7 +76,9 @@ def folds(spec: str | Mapping[str, Any]) -> int:
 
 
 def check(spec: str | Mapping[str, Any], *, fold: int = 0) -> None:
-    """UsageError if the workload cannot be loaded: the specification is wrong or its data are not on this machine."""
+    """UsageError if the workload cannot be loaded: the specification is wrong or its data are not on this
+    machine.
+    """
     name, parameters = _parsed(spec)
     _check_fold(name, parameters, fold)
     entry = WORKLOADS[name]
@@ -87,9 +89,9 @@ def check(spec: str | Mapping[str, Any], *, fold: int = 0) -> None:
 def load(spec: str | Mapping[str, Any], *, seed: int = 0, fold: int = 0) -> Workload:
     """The workload of a specification; one object per specification and fold in a process.
 
-    seed: accepted for symmetry with the rest of a trial and without effect: parts are fixed, `fold` selects them,
-    and generated tasks draw from their own `data_seed`, so that seeds differ in weights and order only.
-    UsageError: see `check`.
+    seed: accepted for symmetry with the rest of a trial and without effect: parts are fixed, `fold` selects
+    them, and generated tasks draw from their own `data_seed`, so that seeds differ in weights and order
+    only. UsageError: see `check`.
     """
     check(spec, fold=fold)
     return _load(json.dumps(canonical(spec)), fold)

@@ -19,11 +19,11 @@ PARTS = ("train", "val", "test")
 class Signature:
     """The shape of a task: all that a host needs in order to be built for it.
 
-    kind "image": inputs are float32 in [0, 1], (B, channels, height, width); `mean` and `std` (one figure per
-    channel, in the same units) are what the host normalises with.
+    kind "image": inputs are float32 in [0, 1], (B, channels, height, width); `mean` and `std` (one figure
+    per channel, in the same units) are what the host normalises with.
     kind "tokens": inputs are int64 in [0, vocabulary), (B, length).
-    causal: a language model with a target at every position, (B, length); else one target per example, (B,).
-    padding: batches come with a key mask, (B, length) bool, True where a token is real.
+    causal: a language model with a target at every position, (B, length); else one target per example,
+    (B,). padding: batches come with a key mask, (B, length) bool, True where a token is real.
     """
 
     kind: Literal["image", "tokens"]
@@ -61,10 +61,11 @@ class Split:
 
 
 class Workload:
-    """A data set or generated task with fixed, disjoint parts; its data are read at the first call that needs them.
+    """A data set or generated task with fixed, disjoint parts; its data are read at the first call that
+    needs them.
 
-    name, signature; parameters: the canonical dict it was loaded from; fold; metric "accuracy" or "bits_per_byte";
-    direction "max" or "min". The test part is for the final evaluation alone.
+    name, signature; parameters: the canonical dict it was loaded from; fold; metric "accuracy" or
+    "bits_per_byte"; direction "max" or "min". The test part is for the final evaluation alone.
     """
 
     def __init__(

@@ -64,13 +64,15 @@ class Manifest:
 class Snapshot:
     """The files of one table that make up its rows at one moment.
 
-    `hidden` are (sweep, key, attempt) inside merged files for which a higher attempt exists.
+    `hidden` are (sweep, key, attempt) inside merged files for which a higher attempt exists; `highest` is the highest
+    attempt of each (sweep, key) in this table.
     """
 
     table: str
     loose: list[LooseFile]
     merged: list[MergedFile]
     hidden: list[tuple[str, str, int]]
+    highest: dict[tuple[str, str], int]
     folder: Path
 
     @property
@@ -212,7 +214,7 @@ def snapshot(
     loose = list(loose_files(root, table, sweep))
     merged = [file for file in read_manifest(root, table).merged if sweep is None or file.sweep == sweep]
     held: dict[tuple[str, str, int], int] = {}
-    highest: dict[tuple[str, str], int] = dict(floor or {})
+    highest: dict[tuple[str, str], int] = {}
     for entry in merged:
         for key, parts in entry.holds.items():
             for held_attempt, beyond in parts:
@@ -229,11 +231,12 @@ def snapshot(
         highest[part[:2]] = max(file.attempt, highest.get(part[:2], 0))
 
     def counts(name: str, key: str, number: int) -> bool:
-        return number == (highest[name, key] if attempt is None else attempt)
+        least = (floor or {}).get((name, key), 0)
+        return number == (max(highest[name, key], least) if attempt is None else attempt)
 
     counted = [file for file in newest.values() if counts(file.sweep, file.key, file.attempt)]
     hidden = [triple for triple in held if not counts(*triple)]
-    return Snapshot(table, sorted(counted), merged, sorted(hidden), root / table)
+    return Snapshot(table, sorted(counted), merged, sorted(hidden), highest, root / table)
 
 
 def open_results(path: str | os.PathLike[str]) -> Path:

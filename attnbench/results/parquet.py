@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from attnbench.errors import UsageError
 from attnbench.results.layout import claim_name
 from attnbench.results.schemas import TABLES, arrow_schema, checked
+from attnbench.results.soundness import damaged
 
 #: pyarrow's default of a million rows makes one curve six times slower to read than this (DuckDB's own size).
 ROW_GROUP = 122_880
@@ -82,11 +83,3 @@ def read_file(table: str, path: str | os.PathLike[str]) -> pa.Table:
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def damaged(path: str | os.PathLike[str], error: object) -> UsageError:
-    """The one line for a file that cannot be read."""
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    return UsageError(
-        f"{path} is not a whole Parquet file ({reason}); 'attnbench results verify --repair' sets damaged files aside and says what is lost"
-    )

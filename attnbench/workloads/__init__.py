@@ -1,6 +1,6 @@
 """Data sets and generated tasks: fixed parts, one metric, a checksum."""
 
-from attnbench.workloads import digits
+from attnbench.workloads import cifar10, digits, mqar, stdlib_bytes
 from attnbench.workloads.registry import canonical, check, folds, load, register, workloads
 from attnbench.workloads.signature import IGNORED, PARTS, Signature, Split, Workload
 
@@ -12,9 +12,12 @@ __all__ = [
     "Workload",
     "canonical",
     "check",
+    "cifar10",
     "digits",
     "folds",
     "load",
+    "mqar",
     "register",
+    "stdlib_bytes",
     "workloads",
 ]

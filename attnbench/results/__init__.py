@@ -1,4 +1,6 @@
-"""Where every figure is kept: Parquet tables, queries over them, their mirror in MLflow. Imports nothing heavy by itself."""
+"""Where every figure is kept: Parquet tables, queries over them, their mirror in MLflow. Imports nothing
+heavy by itself.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -4,10 +4,11 @@
     RESULTS/<table>/sweep=<sweep>/_compacted/<uuid>.parquet                      merged by the compactor
     RESULTS/<table>/_manifest/00000012.json                                      which merged files count
 
-Every file is immutable. A segment is rewritten whole under the next number, and the highest number counts; a key's
-highest attempt counts. A merged file's manifest entry says which (key, attempt) it `holds` and the first segment that
-it does not hold: loose files below that are absorbed. Readers list the loose files first and read the manifest second
-(the other order can lose rows between the two), and give DuckDB the explicit list. No pyarrow in here.
+Every file is immutable. A segment is rewritten whole under the next number, and the highest number counts; a
+key's highest attempt counts. A merged file's manifest entry says which (key, attempt) it `holds` and the
+first segment that it does not hold: loose files below that are absorbed. Readers list the loose files first
+and read the manifest second (the other order can lose rows between the two), and give DuckDB the explicit
+list. No pyarrow in here.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Manifest:
 class Snapshot:
     """The files of one table that make up its rows at one moment.
 
-    `hidden` are (sweep, key, attempt) inside merged files for which a higher attempt exists; `highest` is the highest
-    attempt of each (sweep, key) in this table.
+    `hidden` are (sweep, key, attempt) inside merged files for which a higher attempt exists; `highest` is the
+    highest attempt of each (sweep, key) in this table.
     """
 
     table: str
@@ -85,7 +86,8 @@ def check_name(kind: str, name: str) -> str:
     """A sweep or key as part of a path; UsageError for what cannot be one."""
     if not isinstance(name, str) or not _SAFE.fullmatch(name) or name.startswith((".", "_")):
         raise UsageError(
-            f"{kind} {name!r} cannot name a folder: use letters, digits, '_', '.', '+', '@', '-', starting with a letter or digit"
+            f"{kind} {name!r} cannot name a folder: use letters, digits, '_', '.', '+', '@', '-', starting "
+            f"with a letter or digit"
         )
     return name
 
@@ -154,7 +156,8 @@ def read_manifest(root: Path, table: str) -> Manifest:
             continue  # a newer one was committed and this one removed between listing and opening
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"the manifest {path} is damaged ({type(error).__name__}); 'attnbench results verify --repair' sets it aside and falls back on an older one"
+                f"the manifest {path} is damaged ({type(error).__name__}); 'attnbench results verify "
+                f"--repair' sets it aside and falls back on an older one"
             ) from error
     return Manifest()
 
@@ -208,8 +211,9 @@ def snapshot(
 ) -> Snapshot:
     """What counts now. Loose files are listed before the manifest is read; see the module's docstring.
 
-    attempt: that attempt counts, instead of each key's highest. floor: (sweep, key) -> an attempt seen elsewhere,
-    below which nothing counts (robustness of a failed attempt must not stand beside the next attempt's final row).
+    attempt: that attempt counts, instead of each key's highest. floor: (sweep, key) -> an attempt seen
+    elsewhere, below which nothing counts (robustness of a failed attempt must not stand beside the next
+    attempt's final row).
     """
     loose = list(loose_files(root, table, sweep))
     merged = [file for file in read_manifest(root, table).merged if sweep is None or file.sweep == sweep]

@@ -1,4 +1,6 @@
-"""One Parquet file, written or read: the encodings that were measured to be smallest, and the rename that makes it whole."""
+"""One Parquet file, written or read: the encodings that were measured to be smallest, and the rename that
+makes it whole.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ ROW_GROUP = 122_880
 
 @cache
 def _encodings(table: str) -> dict[str, Any]:
-    """zstd, floats split into byte streams, steps as differences, a dictionary on the rest: 21 bytes per step row."""
+    """zstd, floats split into byte streams, steps as differences, a dictionary on the rest: 21 bytes per step
+    row.
+    """
     kinds = TABLES[table].stored
     encoding = {name: "BYTE_STREAM_SPLIT" for name, kind in kinds.items() if kind in ("FLOAT", "DOUBLE")}
     encoding |= {name: "DELTA_BINARY_PACKED" for name in ("step", "block") if name in kinds}
@@ -34,7 +38,9 @@ def _encodings(table: str) -> dict[str, Any]:
 
 
 def to_table(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as an Arrow table of the table's schema. Raises ValueError for an unknown column or a wrong type."""
+    """Rows as an Arrow table of the table's schema. Raises ValueError for an unknown column or a wrong
+    type.
+    """
     schema = arrow_schema(table)
     full = checked(table, rows)
     arrays = []
@@ -66,7 +72,9 @@ def write_file(table: str, data: pa.Table, final: Path, *, durable: bool = False
 
 
 def read_file(table: str, path: str | os.PathLike[str]) -> pa.Table:
-    """A file's rows in today's schema: columns that an older version lacks are null, unknown ones are left out."""
+    """A file's rows in today's schema: columns that an older version lacks are null, unknown ones are left
+    out.
+    """
     try:
         # ParquetFile, not read_table: that one imports pyarrow.dataset and with it pandas.
         with pq.ParquetFile(path) as file:

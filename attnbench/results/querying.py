@@ -1,7 +1,7 @@
 """SQL over a results folder: a locked DuckDB that sees exactly the files that count, and nothing else.
 
-Only DuckDB is imported (77 ms); pandas comes in with `load` alone. DuckDB's allow-list guards reading, but lets COPY
-overwrite a listed file, so the statement itself is looked at first: one SELECT, or nothing runs.
+Only DuckDB is imported (77 ms); pandas comes in with `load` alone. DuckDB's allow-list guards reading, but
+lets COPY overwrite a listed file, so the statement itself is looked at first: one SELECT, or nothing runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def answer(
 
     limit_s: the statement is interrupted after that, at most the grace that deleted files get.
     out: write the answer there as Parquet, and return no rows.
-    UsageError, one line, for anything but a SELECT, for SQL that does not run, and for a damaged file (its name).
+    UsageError, one line, for anything but a SELECT, for SQL that does not run, and for a damaged file (its
+    name).
     """
     root = open_results(results)
     statement = only_select(sql)
@@ -74,7 +75,9 @@ def load(table: str, results: str | os.PathLike[str] = "results", sweep: str | N
 
 
 def only_select(sql: str) -> str:
-    """The statement's text if `sql` is exactly one SELECT (DESCRIBE, SHOW, SUMMARIZE, VALUES and FROM are too)."""
+    """The statement's text if `sql` is exactly one SELECT (DESCRIBE, SHOW, SUMMARIZE, VALUES and FROM are
+    too).
+    """
     try:
         statements = duckdb.connect(":memory:").extract_statements(sql)
     except duckdb.Error as error:

@@ -1,4 +1,6 @@
-"""Where a trial puts its rows: a Parquet sink that survives kills, and one in memory with the same meaning."""
+"""Where a trial puts its rows: a Parquet sink that survives kills, and one in memory with the same
+meaning.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ SEGMENT_ROWS = 20_000
 class Sink(Protocol):
     """What a trial (or a cost measurement) writes to. Rows are buffered until `flush` makes them durable.
 
-    Key, attempt and sweep are filled in by the sink. An unknown column is a ValueError, a missing one is null.
+    Key, attempt and sweep are filled in by the sink. An unknown column is a ValueError, a missing one is
+    null.
     """
 
     sweep: str
@@ -107,15 +110,13 @@ class MemorySink(_Rows):
         self.flush()
         self.tables["trials"] = self._filled("trials", [row])
 
-    @property
-    def finished(self) -> dict[str, Any] | None:
-        return self.tables["trials"][0] if self.tables["trials"] else None
-
 
 class ParquetSink(_Rows):
-    """One attempt of one trial in the store: each flush rewrites the open segment whole under the next number.
+    """One attempt of one trial in the store: each flush rewrites the open segment whole under the next
+    number.
 
-    Opening it again after a kill finds what was durable; `cut(step)` then hides what lies above the checkpoint.
+    Opening it again after a kill finds what was durable; `cut(step)` then hides what lies above the
+    checkpoint.
     """
 
     def __init__(
@@ -144,12 +145,14 @@ class ParquetSink(_Rows):
             grown = pa.concat_tables([segment.content, to_table(table, self._buffered[table])])
             self._write(table, segment, grown, durable=durable)
             self._buffered[table] = []
-            if len(grown) >= self._segment_rows:
+            if len(grown) >= self._segment_rows or self._ended():
                 self._open[table] = _Segment(segment.index + 1, 0, grown.slice(0, 0))
         _delete_superseded()
 
     def cut(self, step: int) -> None:
-        """Hide what was recorded after `step`: on resume the trial writes it again. Robustness goes as a whole."""
+        """Hide what was recorded after `step`: on resume the trial writes it again. Robustness goes as a
+        whole.
+        """
         import pyarrow.compute as pc
 
         from attnbench.results.parquet import read_file
@@ -186,21 +189,32 @@ class ParquetSink(_Rows):
         return rows
 
     def final(self, row: Row) -> None:
-        """Flush, then write the trial's one row; from then on it counts as ended."""
+        """Flush, then write the trial's one row. An attempt ends once: a second final row is dropped."""
         from attnbench.results.parquet import to_table
 
         self._flush(durable=True)
-        self._write(
-            "trials", self._segment("trials"), to_table("trials", self._filled("trials", [row])), durable=True
-        )
+        if not self._ended():
+            content = to_table("trials", self._filled("trials", [row]))
+            self._write("trials", _Segment(0, 0, content), content, durable=True)
+        self._open.clear()  # whatever follows (a figure measured later on a kept checkpoint) is a new segment
 
-    @property
-    def finished(self) -> dict[str, Any] | None:
-        """This attempt's final row, if it has one."""
-        from attnbench.results.parquet import read_file
+    def _ended(self) -> bool:
+        return bool(self._own_files("trials")) or self._first_free("trials") > 0
 
-        files = self._own_files("trials")
-        return read_file("trials", files[-1].path).to_pylist()[0] if files else None
+    def _first_free(self, table: str) -> int:
+        """The first segment that the compactor has not taken over: below it, rows would count twice or not at
+        all.
+        """
+        first = 0
+        for entry in read_manifest(self.root, table).merged:
+            if entry.sweep == self.sweep:
+                first = max(
+                    [
+                        first,
+                        *(beyond for held, beyond in entry.holds.get(self.key, []) if held == self.attempt),
+                    ]
+                )
+        return first
 
     def _own_files(self, table: str) -> list[LooseFile]:
         """The newest file of each of this attempt's segments, in order."""
@@ -213,22 +227,20 @@ class ParquetSink(_Rows):
         return [newest[index] for index in sorted(newest)]
 
     def _segment(self, table: str) -> _Segment:
-        """The segment that grows: the last one on disk while it is small, else the one after it."""
+        """The segment that grows: the last one on disk while it is small and the attempt runs, else the
+        next.
+        """
         if table not in self._open:
             from attnbench.results.parquet import read_file, to_table
 
-            empty = to_table(table, [])
-            first = 0  # above whatever the compactor took over, or its rows would count twice
-            for entry in read_manifest(self.root, table).merged:
-                if entry.sweep == self.sweep:
-                    first = max([first, *(b for a, b in entry.holds.get(self.key, []) if a == self.attempt)])
-            files = [file for file in self._own_files(table) if file.segment >= first]
-            segment = _Segment(first, 0, empty)
-            if files:
+            files = self._own_files(table)
+            beyond = max([self._first_free(table), *(file.segment + 1 for file in files)])
+            segment = _Segment(beyond, 0, to_table(table, []))
+            # An ended attempt's segments may be absorbed at any moment, so they are never written again.
+            if files and not self._ended():
                 content = read_file(table, files[-1].path)
-                segment = _Segment(files[-1].segment, files[-1].number, content)
-                if len(content) >= self._segment_rows:
-                    segment = _Segment(files[-1].segment + 1, 0, empty)
+                if len(content) < self._segment_rows:
+                    segment = _Segment(files[-1].segment, files[-1].number, content)
             self._open[table] = segment
         return self._open[table]
 

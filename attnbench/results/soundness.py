@@ -1,4 +1,6 @@
-"""Is a Parquet file whole? Cheap looks at its two ends before a query, and the search for the culprit after one failed."""
+"""Is a Parquet file whole? Cheap looks at its two ends before a query, and the search for the culprit after
+one failed.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +52,17 @@ def check_ends(path: str) -> bytes:
 
 
 def schema_version(path: str) -> int | None:
-    """The version of the schema that the file was written with; None if it does not say. UsageError if damaged."""
+    """The version of the schema that the file was written with; None if it does not say. UsageError if
+    damaged.
+    """
     stamp = _STAMP.search(check_ends(path))
     return int(stamp.group(2)) if stamp else None
 
 
 def broken_file(listings: Mapping[str, Snapshot]) -> UsageError | None:
-    """Read every listed file whole, each by itself, and return the error for the first that cannot be; None if all can."""
+    """Read every listed file whole, each by itself, and return the error for the first that cannot be; None
+    if all can.
+    """
     import duckdb
 
     for shot in listings.values():

@@ -1,4 +1,6 @@
-"""A results folder as the other rooms see it: sinks to write, final rows and reports to resume from, upkeep."""
+"""A results folder as the other rooms see it: sinks to write, final rows and reports to resume from,
+upkeep.
+"""
 
 from __future__ import annotations
 
@@ -38,21 +40,27 @@ class Store:
                 probe.write(b"x")
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(
-                f"results folder '{self.path}' cannot be made: a file is in the way; give another with --results"
+                f"results folder '{self.path}' cannot be made: a file is in the way; give another with "
+                f"--results"
             ) from error
         except OSError as error:
             raise UsageError(
-                f"results folder '{self.path}' cannot be written ({error.strerror}); mend its permissions or give another with --results"
+                f"results folder '{self.path}' cannot be written ({error.strerror}); mend its permissions "
+                f"or give another with --results"
             ) from error
 
     # --- writing
 
     def sink(self, sweep: str, trial_id: str, attempt: int = 1) -> ParquetSink:
-        """Where one attempt of one trial (or one cost measurement: `trial_id` is then its cost_id) puts its rows."""
+        """Where one attempt of one trial (or one cost measurement: `trial_id` is then its cost_id) puts its
+        rows.
+        """
         return ParquetSink(self.path, sweep, trial_id, attempt)
 
     def request(self, sweep: str, rows: Iterable[Row]) -> None:
-        """Record the trials that a sweep asks for, added to those it asked for before (the first request's time stays)."""
+        """Record the trials that a sweep asks for, added to those it asked for before (the first request's
+        time stays).
+        """
         known = {row["trial_id"]: row for row in self.rows("requests", sweep)}
         now = datetime.now(UTC)
         new = [{"requested_at": now, **row} for row in rows if row["trial_id"] not in known]
@@ -121,21 +129,26 @@ class Store:
         return self.attempts(sweep).get(trial_id, 0) + 1
 
     def reports(self, sweep: str, trial_id: str, attempt: int | None = None) -> list[dict[str, Any]]:
-        """A trial's evaluations (step rows of split "val") in order, of its highest attempt or of the one named."""
+        """A trial's evaluations (step rows of split "val") in order, of its highest attempt or of the one
+        named.
+        """
         rows = self.rows("steps", sweep, trial_id, attempt)
         return sorted((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
 
     def rows(
         self, table: str, sweep: str | None = None, key: str | None = None, attempt: int | None = None
     ) -> list[dict[str, Any]]:
-        """Rows of a table as dicts, `sweep` included: those of each key's highest attempt, or of `attempt`."""
+        """Rows of a table as dicts, `sweep` included: those of each key's highest attempt, or of
+        `attempt`.
+        """
         for _ in range(20):
             try:
                 return self._read(table, sweep, key, attempt)
             except FileNotFoundError:
                 continue  # a file was absorbed or superseded between listing and opening: list again
         raise UsageError(
-            f"files under {self.path / table} keep vanishing while they are read; is something else deleting them?"
+            f"files under {self.path / table} keep vanishing while they are read; is something else "
+            f"deleting them?"
         )
 
     def _read(
@@ -173,13 +186,17 @@ class Store:
     # --- upkeep
 
     def compact(self, *, least: int = 1000, progress: Callable[[str], None] | None = None) -> dict[str, int]:
-        """Merge the finished trials of every table with at least `least` loose files; table -> files absorbed."""
+        """Merge the finished trials of every table with at least `least` loose files; table -> files
+        absorbed.
+        """
         from attnbench.results.compaction import compact
 
         return compact(self.path, least=least, progress=progress)
 
     def delete(self, sweep: str) -> int:
-        """Remove everything of a sweep, checkpoints too; the number of files removed. UsageError if there is none."""
+        """Remove everything of a sweep, checkpoints too; the number of files removed. UsageError if there is
+        none.
+        """
         from attnbench.results.upkeep import delete
 
         return delete(self.path, sweep)
@@ -191,7 +208,9 @@ class Store:
         return export(self.path, sweep, Path(out))
 
     def verify(self, *, repair: bool = False) -> list[str]:
-        """Read every file whole; one line per fault found. repair: move damaged files to RESULTS/quarantine."""
+        """Read every file whole; one line per fault found. repair: move damaged files to
+        RESULTS/quarantine.
+        """
         from attnbench.results.upkeep import verify
 
         return verify(self.path, repair=repair)

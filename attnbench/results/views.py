@@ -9,7 +9,9 @@ from attnbench.results.schemas import SCHEMA_VERSION, Table
 
 
 def select_rows(table: Table, shot: Snapshot, versions: Mapping[str, int | None]) -> str:
-    """A SELECT of the table's rows from the files that count: the right columns even where there is no file yet."""
+    """A SELECT of the table's rows from the files that count: the right columns even where there is no file
+    yet.
+    """
     current = [path for path in shot.paths if versions.get(path) == SCHEMA_VERSION]
     merged = {str(shot.folder / entry.path) for entry in shot.merged}
     names = ", ".join(f'"{name}"' for name in table.columns)
@@ -64,7 +66,9 @@ _Z = 1.959963984540054
 
 
 def t_quantile(df: str) -> str:
-    """SQL for Student's t quantile at 0.975 with `df` (an SQL expression) degrees of freedom; null below 1."""
+    """SQL for Student's t quantile at 0.975 with `df` (an SQL expression) degrees of freedom; null below
+    1.
+    """
     first = (_Z**3 + _Z) / 4
     second = (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
     third = (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384
@@ -75,7 +79,8 @@ def t_quantile(df: str) -> str:
     )
 
 
-#: Test and validation metrics of the leaderboard, best first where a workload has several, and which way is better.
+#: Test and validation metrics of the leaderboard, best first where a workload has several, and which way is
+# better.
 METRICS = {
     "test_accuracy": "max",
     "test_bits_per_byte": "min",
@@ -139,7 +144,8 @@ _CONFIGURATIONS = f"""
 """
 
 VIEWS: dict[str, str] = {
-    # One row per arm's configuration and metric; half_width is that of a 95 % t interval over seeds, unadjusted.
+    # One row per arm's configuration and metric; half_width is that of a 95 % t interval over seeds,
+    # unadjusted.
     "leaderboard": f"""
         select sweep, workload, host, metric,
                rank() over (partition by sweep, workload, host, metric
@@ -158,8 +164,8 @@ VIEWS: dict[str, str] = {
             qualify row_number() over (partition by sweep, workload, host, arm, metric
                 order by case when metric in {_SMALLER} then mean else -mean end, train, attention) = 1
         )
-        select v.sweep, v.workload, v.host, t.metric, v.arm, v.mechanism, t.mean, t.half_width, t.seeds, t.not_ok,
-               t.cost_ratio, v.mean as val_mean, v.configurations, t.parameters, t.forward_flops,
+        select v.sweep, v.workload, v.host, t.metric, v.arm, v.mechanism, t.mean, t.half_width, t.seeds,
+               t.not_ok, t.cost_ratio, v.mean as val_mean, v.configurations, t.parameters, t.forward_flops,
                v.attention, v.objective, v.workload_params, v.host_params, v.train
         from chosen v join c t
         on t.metric = replace(v.metric, 'val_', 'test_')
@@ -167,14 +173,18 @@ VIEWS: dict[str, str] = {
         order by v.sweep, v.workload, v.host, t.metric,
                  case when t.metric in {_SMALLER} then t.mean else -t.mean end
     """,
-    # Quality against cost; on_front: no other arm is at least as good and as cheap. Null where cost was not measured.
+    # Quality against cost; on_front: no other arm is at least as good and as cheap. Null where cost was not
+    # measured.
     "pareto": f"""
-        with b as (select *, case when metric in {_SMALLER} then mean else -mean end as badness from best_by_attention)
+        with b as (
+            select *, case when metric in {_SMALLER} then mean else -mean end as badness from best_by_attention
+        )
         select sweep, workload, host, metric, arm, mechanism, mean, half_width, seeds, cost_ratio, parameters,
                forward_flops,
                case when cost_ratio is null then null else not exists (
                    select 1 from b o
-                   where o.sweep = b.sweep and o.workload = b.workload and o.host = b.host and o.metric = b.metric
+                   where o.sweep = b.sweep and o.workload = b.workload and o.host = b.host
+                     and o.metric = b.metric
                      and o.badness <= b.badness and o.cost_ratio <= b.cost_ratio
                      and (o.badness < b.badness or o.cost_ratio < b.cost_ratio)) end as on_front
         from b order by sweep, workload, host, metric, cost_ratio nulls last, badness
@@ -182,9 +192,10 @@ VIEWS: dict[str, str] = {
     # Learning curves with the names of their arms, of finished and running trials alike.
     "curves": """
         select s.sweep, coalesce(t.arm, t.mechanism, r.arm, r.mechanism) as arm,
-               coalesce(t.mechanism, r.mechanism) as mechanism, coalesce(t.workload, r.config->'workload'->>'name')
-               as workload, coalesce(t.seed, r.seed) as seed, coalesce(t.fold, r.fold) as fold,
-               coalesce(t.role, r.role) as role, coalesce(t.status, 'running') as status, s.* exclude (sweep)
+               coalesce(t.mechanism, r.mechanism) as mechanism, coalesce(t.workload,
+               r.config->'workload'->>'name') as workload, coalesce(t.seed, r.seed) as seed, coalesce(t.fold,
+               r.fold) as fold, coalesce(t.role, r.role) as role, coalesce(t.status, 'running') as status, s.*
+               exclude (sweep)
         from steps s
         left join trials t on t.sweep = s.sweep and t.trial_id = s.trial_id and t.attempt = s.attempt
         left join requests r on r.sweep = s.sweep and r.trial_id = s.trial_id
@@ -202,7 +213,8 @@ VIEWS: dict[str, str] = {
         select coalesce(r.sweep, l.sweep) as sweep, coalesce(r.trial_id, l.trial_id) as trial_id,
                coalesce(r.arm, r.mechanism) as arm, r.mechanism, r.seed, r.fold, r.role,
                case when l.trial_id is null then 'waiting' else 'started' end as state,
-               l.attempt, l.step, l.epoch, l.seconds, l.train_loss, l.val_loss, l.val_accuracy, l.val_bits_per_byte
+               l.attempt, l.step, l.epoch, l.seconds, l.train_loss, l.val_loss, l.val_accuracy,
+               l.val_bits_per_byte
         from requests r full join last l on l.sweep = r.sweep and l.trial_id = r.trial_id
         where not exists (
             select 1 from trials t where t.sweep = coalesce(r.sweep, l.sweep)

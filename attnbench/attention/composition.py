@@ -42,7 +42,7 @@ def meet(a: Parameters, b: Parameters) -> bool:
 
 def _refuse_traits(breaker: Entry, needer: Entry, listed_first: bool) -> None:
     """What is broken later in the pipeline than it is needed does no harm: relaxed rows may well be dropped out afterwards."""
-    traits = breaker.mechanism.breaks & needer.mechanism.requires
+    traits = breaker.mechanism.breaks_of(breaker.settings) & needer.mechanism.requires
     if not traits:
         return
     broken_at = min(STAGES.index(stage) for stage in breaker.mechanism.stages_of(breaker.settings))

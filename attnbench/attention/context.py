@@ -39,6 +39,11 @@ class Valid:
         positions = F.pad(self.k_positions, (slots, 0), value=-1)
         return Valid(mask, self.causal, self.q_positions, positions, self.slots + slots, in_order=False)
 
+    def part(self, rows: slice, keys: int) -> Valid:
+        """The same for some queries and the first `keys` keys."""
+        mask = None if self.key_mask is None else self.key_mask[:, :keys]
+        return Valid(mask, self.causal, self.q_positions[..., rows], self.k_positions[..., :keys], self.slots, in_order=False)
+
     @cached_property
     def dense(self) -> Tensor:
         """Bool tensor that broadcasts to (B,H,N,M)."""

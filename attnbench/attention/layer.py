@@ -103,7 +103,7 @@ class AttentionLayer(nn.Module):
                 if plan is None:
                     mode = "training" if c.training else "evaluation"
                     return None, f"{m.name} has no fused form of its stage '{stage}' for this composition in {mode}"
-                broken |= m.breaks
+                broken |= m.breaks_of(m.settings)
         return plan, ""
 
     def _refuse_unfusible(self) -> None:

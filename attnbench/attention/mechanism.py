@@ -125,6 +125,11 @@ class Mechanism(nn.Module):
         return cls.stages
 
     @classmethod
+    def breaks_of(cls, settings: Parameters) -> frozenset[str]:
+        """The traits that these settings destroy; `breaks` unless a mechanism says otherwise."""
+        return cls.breaks
+
+    @classmethod
     def refuses_causal(cls, settings: Parameters) -> str | None:
         """Why these settings can not be causal, in a few words, or None."""
         return None if cls.causal_ok else "every query would see the future"

@@ -24,9 +24,10 @@ def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON
     from attnbench.workloads import workloads
     from attnbench.workloads.data import SOURCES, data_path
 
-    rows = []
+    rows: list[dict[str, object]] = []
     for name, entry in sorted(workloads().items()):
-        row = {"name": name, "state": "embedded", "path": None, "bytes": None, "url": None, "note": None}
+        row: dict[str, object] = {"name": name, "state": "embedded"}
+        row |= {"path": None, "bytes": None, "url": None, "note": None}
         if entry.data is not None:
             source = SOURCES[entry.data]
             row |= {"bytes": source.bytes, "url": source.url, "note": source.note}

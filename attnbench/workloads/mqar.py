@@ -106,7 +106,8 @@ class MQAR(Parameters):
             if fruitless == 10:
                 raise UsageError(
                     f"workload mqar: vocabulary {self.vocabulary}, length {self.length} and {self.pairs} pairs "
-                    f"allow too few different examples for disjoint parts; make the task larger or the parts smaller"
+                    "allow too few different examples for disjoint parts; make the task larger or the parts "
+                    "smaller"
                 )
         return np.concatenate([i for i, _ in kept]), np.concatenate([t for _, t in kept])
 

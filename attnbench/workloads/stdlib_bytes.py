@@ -107,8 +107,8 @@ def _texts() -> tuple[dict[str, np.ndarray], str]:
         texts[part_of(name)].append(content)
     if not all(texts.values()):
         raise UsageError(
-            f"workload stdlib_bytes: {folder} holds {len(files)} source files of the standard library, too few; "
-            "use a Python installation that carries its .py files"
+            f"workload stdlib_bytes: {folder} holds {len(files)} source files of the standard library, "
+            "too few; use a Python installation that carries its .py files"
         )
     joined = {part: np.frombuffer(BETWEEN_FILES.join(some), dtype=np.uint8) for part, some in texts.items()}
     return joined, checksum.hexdigest()

@@ -1,7 +1,7 @@
 """Attention mechanisms: one pipeline with named stages, and the mechanisms that replace them.
 
-    layer = build(["alibi", {"name": "relaxed", "gamma": 0.1}], width=64, heads=4, causal=True)
-    out, aux = layer(x, key_mask=mask, need_weights=True)
+layer = build(["alibi", {"name": "relaxed", "gamma": 0.1}], width=64, heads=4, causal=True)
+out, aux = layer(x, key_mask=mask, need_weights=True)
 """
 
 from attnbench.attention.building import build, refuse_idle, shared_modules
@@ -15,7 +15,7 @@ from attnbench.attention.registry import find, mechanisms, register
 from attnbench.attention.specification import canonical, describe, sequence_parameters
 
 __all__ = [
-    "SITES", "STAGES", "AttentionLayer", "Aux", "Context", "Draws", "LayerShape", "Mechanism", "Parameters", "Plan", "Valid",
-    "build", "canonical", "describe", "find", "mechanisms", "refuse_idle", "register", "seed_parameters", "sequence_parameters",
-    "shared_modules",
+    "SITES", "STAGES", "AttentionLayer", "Aux", "Context", "Draws", "LayerShape", "Mechanism", "Parameters",
+    "Plan", "Valid", "build", "canonical", "describe", "find", "mechanisms", "refuse_idle", "register",
+    "seed_parameters", "sequence_parameters", "shared_modules",
 ]  # fmt: skip

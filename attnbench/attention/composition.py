@@ -13,17 +13,23 @@ if TYPE_CHECKING:
 
 
 def refuse_conflicts(entries: Sequence[Entry]) -> None:
-    """UsageError for the first two entries that meet in some layer and can not: the same mechanism or the same single stage
-    twice, or one that destroys what a later one in the pipeline's order requires."""
+    """UsageError for the first two entries that meet in some layer and can not: the same mechanism or the
+    same single stage twice, or one that destroys what a later one in the pipeline's order requires."""
     for i, a in enumerate(entries):
         for b in entries[i + 1 :]:
             if not meet(a.settings, b.settings):
                 continue
             if a.mechanism.name == b.mechanism.name:
-                raise UsageError(f"{a.mechanism.name} is listed twice for the same layers; keep one, or give each its own 'layers' or 'sites'")
+                raise UsageError(
+                    f"{a.mechanism.name} is listed twice for the same layers; keep one, or give each its "
+                    "own 'layers' or 'sites'"
+                )
             for stage in a.mechanism.stages_of(a.settings):
                 if stage in SINGLE and stage in b.mechanism.stages_of(b.settings):
-                    raise UsageError(f"{a.mechanism.name} and {b.mechanism.name} both replace the stage '{stage}', which only one can; leave one out")
+                    raise UsageError(
+                        f"{a.mechanism.name} and {b.mechanism.name} both replace the stage '{stage}', "
+                        "which only one can; leave one out"
+                    )
             _refuse_traits(a, b, listed_first=True)
             _refuse_traits(b, a, listed_first=False)
 
@@ -41,7 +47,8 @@ def meet(a: Parameters, b: Parameters) -> bool:
 
 
 def _refuse_traits(breaker: Entry, needer: Entry, listed_first: bool) -> None:
-    """What is broken later in the pipeline than it is needed does no harm: relaxed rows may well be dropped out afterwards."""
+    """What is broken later in the pipeline than it is needed does no harm: relaxed rows may well be dropped
+    out afterwards."""
     traits = breaker.mechanism.breaks_of(breaker.settings) & needer.mechanism.requires
     if not traits:
         return
@@ -51,5 +58,6 @@ def _refuse_traits(breaker: Entry, needer: Entry, listed_first: bool) -> None:
         return
     remedy = f"list {needer.mechanism.name} first" if broken_at == needed_at else "leave one out"
     raise UsageError(
-        f"{needer.mechanism.name} requires {', '.join(sorted(traits))}, which {breaker.mechanism.name} breaks before it; {remedy}"
+        f"{needer.mechanism.name} requires {', '.join(sorted(traits))}, which {breaker.mechanism.name} "
+        f"breaks before it; {remedy}"
     )

@@ -1,4 +1,5 @@
-"""What stages are told: which keys may be attended (`Valid`), everything of one call (`Context`), and what comes back (`Aux`)."""
+"""What stages are told: which keys may be attended (`Valid`), everything of one call (`Context`), and what
+comes back (`Aux`)."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from torch.nn import functional as F
 class Valid:
     """Which keys each query may attend; immutable, so that an abandoned plan can never have changed it.
 
-    key_mask: (B,M) bool or None, True = may be attended; causal: keys after the query are hidden; q_positions (N,) or (B,N),
-    k_positions (M,) or (B,M); slots: how many leading keys are extra slots, always visible; in_order: the positions are
-    0..N-1 for queries and keys alike, so that a kernel's own causal flag means the same.
-    """
+    key_mask: (B,M) bool or None, True = may be attended; causal: keys after the query are hidden; q_positions
+    (N,) or (B,N), k_positions (M,) or (B,M); slots: how many leading keys are extra slots, always visible;
+    in_order: the positions are 0..N-1 for queries and keys alike, so that a kernel's own causal flag means
+    the same."""
 
     key_mask: Tensor | None
     causal: bool
@@ -34,7 +35,8 @@ class Valid:
         return self.key_mask is None and not self.causal
 
     def extended(self, slots: int) -> Valid:
-        """The same with `slots` more leading keys, visible to every query; they carry position -1 and mean no place."""
+        """The same with `slots` more leading keys, visible to every query; they carry position -1 and mean no
+        place."""
         mask = None if self.key_mask is None else F.pad(self.key_mask, (slots, 0), value=True)
         positions = F.pad(self.k_positions, (slots, 0), value=-1)
         return Valid(mask, self.causal, self.q_positions, positions, self.slots + slots, in_order=False)
@@ -42,7 +44,14 @@ class Valid:
     def part(self, rows: slice, keys: int) -> Valid:
         """The same for some queries and the first `keys` keys."""
         mask = None if self.key_mask is None else self.key_mask[:, :keys]
-        return Valid(mask, self.causal, self.q_positions[..., rows], self.k_positions[..., :keys], self.slots, in_order=False)
+        return Valid(
+            mask,
+            self.causal,
+            self.q_positions[..., rows],
+            self.k_positions[..., :keys],
+            self.slots,
+            in_order=False,
+        )
 
     @cached_property
     def dense(self) -> Tensor:
@@ -50,7 +59,9 @@ class Valid:
         mask = None if self.key_mask is None else self.key_mask[:, None, None, :]
         if not self.causal:
             if mask is None:
-                return torch.ones(1, 1, 1, self.k_positions.shape[-1], dtype=torch.bool, device=self.k_positions.device)
+                return torch.ones(
+                    1, 1, 1, self.k_positions.shape[-1], dtype=torch.bool, device=self.k_positions.device
+                )
             return mask
         past = self.k_positions[..., None, :] <= self.q_positions[..., :, None]
         past = past[None, None] if past.dim() == 2 else past[:, None]
@@ -71,13 +82,14 @@ class Valid:
 
 @dataclass
 class Context:
-    """Everything about one call of one layer. Stages read it; only the pipeline writes to it, stages only to losses and stats.
+    """Everything about one call of one layer. Stages read it; only the pipeline writes to it, stages only to
+    losses and stats.
 
-    x (B,N,D): the input that feeds the queries; source (B,M,D): what feeds keys and values, x itself in self-attention.
-    q (B,H,N,d), k and v (B,H,M,d): after projection, position and extension; None before.
-    valid: broadcastable to (B,H,N,M). shared: one dict per forward pass of the whole network. projections: the layer's own
-    linear maps q, k, v, out. generator: of this layer and step; None draws from the default one.
-    """
+    x (B,N,D): the input that feeds the queries; source (B,M,D): what feeds keys and values, x itself in
+    self-attention. q (B,H,N,d), k and v (B,H,M,d): after projection, position and extension; None before.
+    valid: broadcastable to (B,H,N,M). shared: one dict per forward pass of the whole network. projections:
+    the layer's own linear maps q, k, v, out. generator: of this layer and step; None draws from the default
+    one."""
 
     x: Tensor
     source: Tensor
@@ -111,18 +123,21 @@ class Context:
 
     @property
     def query_mask(self) -> Tensor | None:
-        """(B,N) bool: which queries are no padding. Known in self-attention only, from the same mask as the keys."""
+        """(B,N) bool: which queries are no padding. Known in self-attention only, from the same mask as the
+        keys."""
         mask = self.visible.key_mask
         return None if self.cross or mask is None or self.cache is not None else mask[:, self.visible.slots :]
 
     def drawn(self, name: str, draw: Callable[[], Any]) -> Any:
-        """The value of a random draw, drawn once per call: a plan that is given up leaves the reference the same numbers."""
+        """The value of a random draw, drawn once per call: a plan that is given up leaves the reference the
+        same numbers."""
         if name not in self._draws:
             self._draws[name] = draw()
         return self._draws[name]
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform [0,1) float32 from the call's generator, whatever the precision of the layer, so that all precisions draw alike."""
+        """Uniform [0,1) float32 from the call's generator, whatever the precision of the layer, so that all
+        precisions draw alike."""
         return torch.rand(shape, generator=self.generator, device=self.x.device, dtype=torch.float32)
 
 
@@ -130,9 +145,8 @@ class Context:
 class Aux:
     """What a layer returns beside its output.
 
-    weights (B,H,N,M) if asked for; losses {name: scalar} to be added to the task's; state: for decoding, None otherwise;
-    stats: `path` (which path ran) and what mechanisms report of themselves.
-    """
+    weights (B,H,N,M) if asked for; losses {name: scalar} to be added to the task's; state: for decoding, None
+    otherwise; stats: `path` (which path ran) and what mechanisms report of themselves."""
 
     weights: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)

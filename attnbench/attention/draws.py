@@ -1,4 +1,5 @@
-"""Where every random number of a mechanism comes from: a generator seeded by the place of the draw, never by the global state."""
+"""Where every random number of a mechanism comes from: a generator seeded by the place of the draw, never by
+the global state."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ def stable_seed(*parts: object) -> int:
 class Draws:
     """The place of one network pass in a training run; layers ask it for their generators.
 
-    seed: of the trial; step: optimiser step; pass_: which of an objective's passes over the same batch; micro_batch: within the
-    accumulation; rank: of the worker. A restarted worker draws what the undisturbed one would have drawn.
-    """
+    seed: of the trial; step: optimiser step; pass_: which of an objective's passes over the same batch;
+    micro_batch: within the accumulation; rank: of the worker. A restarted worker draws what the undisturbed
+    one would have drawn."""
 
     seed: int
     step: int
@@ -31,5 +32,7 @@ class Draws:
     def generator(self, layer: int | str, device: torch.device | str = "cpu") -> torch.Generator:
         """The generator of one layer (or named place) in this pass."""
         generator = torch.Generator(device)
-        generator.manual_seed(stable_seed(self.seed, self.step, self.pass_, self.micro_batch, self.rank, layer))
+        generator.manual_seed(
+            stable_seed(self.seed, self.step, self.pass_, self.micro_batch, self.rank, layer)
+        )
         return generator

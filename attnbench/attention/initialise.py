@@ -1,4 +1,5 @@
-"""Initial weights as a function of (seed, module name) alone, so that what two arms have in common starts equal."""
+"""Initial weights as a function of (seed, module name) alone, so that what two arms have in common starts
+equal."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from attnbench.attention.draws import stable_seed
 
 
 def seed_parameters(model: nn.Module, seed: int) -> None:
-    """Call each module's own `reset_parameters()`, children before parents, under a generator seeded by (seed, qualified name).
+    """Call each module's own `reset_parameters()`, children before parents, under a generator seeded by
+    (seed, qualified name).
 
-    A parent that initialises what its children hold (an identity start, say) has the last word. Modules without
-    `reset_parameters` keep the values of their construction. The global random state is left as it was.
-    """
+    A parent that initialises what its children hold (an identity start, say) has the last word. Modules
+    without `reset_parameters` keep the values of their construction. The global random state is left as it
+    was."""
     names = {module: name for name, module in model.named_modules()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 

@@ -1,4 +1,5 @@
-"""Multi-head attention as one pipeline of stages; a mechanism replaces the stages it changes and says nothing of the others."""
+"""Multi-head attention as one pipeline of stages; a mechanism replaces the stages it changes and says nothing
+of the others."""
 
 from __future__ import annotations
 
@@ -14,16 +15,15 @@ from attnbench.attention.plan import Plan, attend
 from attnbench.errors import UsageError
 
 KERNELS = ("auto", "reference", "fused")
-Active = dict[str, list[Mechanism]]
+Active = dict[str, list[Any]]  # stage -> the mechanisms that provide it, in order
 
 
 class AttentionLayer(nn.Module):
     """One attention layer: out, aux = layer(x, ...). Build it with `build`.
 
-    q, k, v, out are the projections (width -> width, with bias) that every arm has; what mechanisms own lies under
-    `mechanism.<name>`. kernel: `reference` (readable, keeps the map), `fused` (error where there is no exact fused form) or
-    `auto` (fused where there is one). aux.stats["path"] names the path that ran.
-    """
+    q, k, v, out are the projections (width -> width, with bias) that every arm has; what mechanisms own lies
+    under `mechanism.<name>`. kernel: `reference` (readable, keeps the map), `fused` (error where there is no
+    exact fused form) or `auto` (fused where there is one). aux.stats["path"] names the path that ran."""
 
     def __init__(self, mechanisms: Sequence[Mechanism], shape: LayerShape, kernel: str = "auto") -> None:
         super().__init__()
@@ -54,21 +54,29 @@ class AttentionLayer(nn.Module):
     ) -> tuple[Tensor, Aux]:
         """x (B,N,D) -> (output (B,N,D), Aux).
 
-        context (B,M,D): cross-attention to it. key_mask (B,M) bool, True = may be attended; a row with no valid key gives zeros
-        before the output projection. positions (N,) or (B,N): of the queries (and keys, in self-attention); 0..N-1 if left out.
-        state: {} starts decoding, then what aux.state returned; causal self-attention only. shared: one dict per forward of the
-        whole network. generator: for this layer's random draws in training. need_weights: the map in aux.weights.
-        """
+        context (B,M,D): cross-attention to it. key_mask (B,M) bool, True = may be attended; a row with no
+        valid key gives zeros before the output projection. positions (N,) or (B,N): of the queries (and keys,
+        in self-attention); 0..N-1 if left out. state: {} starts decoding, then what aux.state returned;
+        causal self-attention only. shared: one dict per forward of the whole network. generator: for this
+        layer's random draws in training. need_weights: the map in aux.weights."""
         if need_weights and self.kernel == "fused":
-            raise UsageError("need_weights with kernel='fused': a fused kernel never forms the map; build with kernel='auto' or 'reference'")
-        on = {s: [self.mechanism[n] for n in names] for s, names in self._names[self.training].items()}
+            raise UsageError(
+                "need_weights with kernel='fused': a fused kernel never forms the map; build with "
+                "kernel='auto' or 'reference'"
+            )
+        on: Active = {
+            s: [self.mechanism[n] for n in names] for s, names in self._names[self.training].items()
+        }
         c = self._open(x, context, key_mask, state, positions, shared, generator, need_weights)
         q, k, v = on["project"][0].project(c) if on["project"] else project(c)
         for m in on["position"]:
             q, k = m.position(c, q, k)
         new_state = None
         if c.cache is not None:
-            k, v = (torch.cat([c.cache[name], t], dim=2) if name in c.cache else t for name, t in (("k", k), ("v", v)))
+            k, v = (
+                torch.cat([c.cache[name], t], dim=2) if name in c.cache else t
+                for name, t in (("k", k), ("v", v))
+            )
             new_state = {"k": k, "v": v, "positions": c.visible.k_positions}
         c.q, c.k, c.v = q, k, v
         heads, weights, c.stats["path"] = self._attend(c, on, need_weights)
@@ -102,7 +110,10 @@ class AttentionLayer(nn.Module):
                 plan = None if fuse is None or m.fused_requires & broken else fuse(c, plan)
                 if plan is None:
                     mode = "training" if c.training else "evaluation"
-                    return None, f"{m.name} has no fused form of its stage '{stage}' for this composition in {mode}"
+                    return (
+                        None,
+                        f"{m.name} has no fused form of its stage '{stage}' for this composition in {mode}",
+                    )
                 broken |= m.breaks_of(m.settings)
         return plan, ""
 
@@ -111,7 +122,10 @@ class AttentionLayer(nn.Module):
         for stage in FUSIBLE:
             for name in self._names[False][stage]:
                 if name in self._names[True][stage] and not hasattr(self.mechanism[name], f"fuse_{stage}"):
-                    raise UsageError(f"kernel='fused': {name} has no fused form of its stage '{stage}'; use kernel='auto' or 'reference'")
+                    raise UsageError(
+                        f"kernel='fused': {name} has no fused form of its stage '{stage}'; use "
+                        "kernel='auto' or 'reference'"
+                    )
 
     def _open(
         self,
@@ -128,9 +142,14 @@ class AttentionLayer(nn.Module):
         if x.dim() != 3 or x.shape[-1] != self.shape.width:
             raise UsageError(f"x has shape {tuple(x.shape)}; it must be (batch, length, {self.shape.width})")
         if self.causal and context is not None:
-            raise UsageError("a causal layer takes no context: cross-attention has no order between queries and keys; build with causal=False")
+            raise UsageError(
+                "a causal layer takes no context: cross-attention has no order between queries and keys; "
+                "build with causal=False"
+            )
         if state is not None and not self.causal:
-            raise UsageError("state is for decoding, which needs causal self-attention; build with causal=True")
+            raise UsageError(
+                "state is for decoding, which needs causal self-attention; build with causal=True"
+            )
         source = x if context is None else context
         n, device = x.shape[1], x.device
         past = state["positions"] if state else None
@@ -143,13 +162,14 @@ class AttentionLayer(nn.Module):
         m = k_positions.shape[-1]
         if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != (x.shape[0], m)):
             raise UsageError(
-                f"key_mask is {key_mask.dtype} of shape {tuple(key_mask.shape)}; it must be torch.bool of shape ({x.shape[0]}, {m}), True = may be attended"
+                f"key_mask is {key_mask.dtype} of shape {tuple(key_mask.shape)}; it must be torch.bool "
+                f"of shape ({x.shape[0]}, {m}), True = may be attended"
             )
         in_order = positions is None and past is None and context is None
         visible = Valid(key_mask, self.causal, q_positions, k_positions, in_order=in_order)
         return Context(
-            x=x, source=source, cross=context is not None, visible=visible, heads=self.shape.heads, layer=self.shape.layer,
-            layers=self.shape.layers, training=self.training, scale=self.scale,
+            x=x, source=source, cross=context is not None, visible=visible, heads=self.shape.heads,
+            layer=self.shape.layer, layers=self.shape.layers, training=self.training, scale=self.scale,
             projections={"q": self.q, "k": self.k, "v": self.v, "out": self.out},
             generator=generator, shared=shared, probing=probing, cache=state,
         )  # fmt: skip
@@ -161,8 +181,8 @@ class AttentionLayer(nn.Module):
     def flops(self, n: int, m: int | None = None, training: bool = False) -> float:
         """Forward FLOPs of one example with n queries and m keys (n if left out).
 
-        A multiply-add is 2, every other elementary operation 1, softmax 5 per entry; a causal map counts in full. Projections
-        2 D^2 (2 n + 2 m), products 4 n m D, softmax 5 H n m, and what each mechanism adds.
+        A multiply-add is 2, every other elementary operation 1, softmax 5 per entry; a causal map counts in
+        full. Projections 2 D^2 (2 n + 2 m), products 4 n m D, softmax 5 H n m, and what each mechanism adds.
         """
         m = n if m is None else m
         d, h = self.shape.width, self.shape.heads
@@ -170,7 +190,9 @@ class AttentionLayer(nn.Module):
         return plain + sum(mechanism.flops(n, m, training) for mechanism in self.mechanism.values())  # type: ignore[operator]
 
     def extra_repr(self) -> str:
-        return f"heads={self.shape.heads}, causal={self.causal}, kernel={self.kernel}, layer={self.shape.layer}"
+        return (
+            f"heads={self.shape.heads}, causal={self.causal}, kernel={self.kernel}, layer={self.shape.layer}"
+        )
 
 
 def project(c: Context) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,7 +224,8 @@ def reference(c: Context, on: Active) -> tuple[Tensor, Tensor]:
         logits = m.perturb(c, logits)
     empty = c.visible.empty
     if not c.visible.everything:
-        # A row with nothing to attend keeps its logits, so that no normaliser meets a row of -inf; it is zeroed below.
+        # A row with nothing to attend keeps its logits, so that no normaliser meets a row of -inf;
+        # its weights are zeroed below.
         hidden = ~c.valid if empty is None else ~(c.valid | empty)
         logits = logits.masked_fill(hidden, float("-inf"))
     weights = on["normalise"][0].normalise(c, logits) if on["normalise"] else logits.softmax(-1)

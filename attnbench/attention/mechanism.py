@@ -1,4 +1,5 @@
-"""What a mechanism is: the stages of the pipeline that it provides, typed parameters, and what it needs of its neighbours."""
+"""What a mechanism is: the stages of the pipeline that it provides, typed parameters, and what it needs of
+its neighbours."""
 
 from __future__ import annotations
 
@@ -14,12 +15,20 @@ STAGES = (
 )  # fmt: skip
 SINGLE = frozenset({"project", "score", "normalise", "mix", "out"})
 FUSIBLE = ("extend", "score", "bias", "perturb", "normalise", "reweight", "mix")
-SITES = ("encoder_self", "decoder_self", "cross")
 TRAITS = frozenset(
-    {"rows_sum_to_one", "rows_independent", "keys_in_order", "logits_finite", "map_available", "no_future_mean", "logits_bilinear"}
+    {
+        "rows_sum_to_one",
+        "rows_independent",
+        "keys_in_order",
+        "logits_finite",
+        "map_available",
+        "no_future_mean",
+        "logits_bilinear",
+    }
 )
 
 Site = Literal["encoder_self", "decoder_self", "cross"]
+SITES: tuple[Site, ...] = ("encoder_self", "decoder_self", "cross")
 
 
 class Parameters(BaseModel):
@@ -30,7 +39,9 @@ class Parameters(BaseModel):
     layers: Literal["all"] | list[int] | dict[Literal["every"], int] = Field(
         "all", description="which layers: all, a list of indices, or {every: k} for layers 0, k, 2k, ..."
     )
-    sites: list[Site] = Field(list(SITES), description="where in the network: encoder_self, decoder_self, cross")
+    sites: list[Site] = Field(
+        list(SITES), description="where in the network: encoder_self, decoder_self, cross"
+    )
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -69,7 +80,8 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a mechanism knows of its layer when it is built. max_length: most keys that will ever come, or None if unknown."""
+    """What a mechanism knows of its layer when it is built. max_length: most keys that will ever come, or
+    None if unknown."""
 
     width: int
     heads: int
@@ -85,24 +97,30 @@ class LayerShape:
 
 
 class Mechanism(nn.Module):
-    """Base of all mechanisms. Provide a stage by defining the method of its name, with these signatures (c: Context):
+    """Base of all mechanisms: provide a stage by defining the method of its name (c is the Context).
 
-        project(c) -> q (B,H,N,d), k, v (B,H,M,d)      score(c, q, k) -> logits (B,H,N,M)     heads(c, heads) -> heads (B,H,N,d)
-        position(c, q, k) -> q, k                      bias, perturb(c, logits) -> logits     gate(c, merged) -> merged (B,N,D)
-        extend(c, k, v) -> k, v with leading slots     normalise(c, logits) -> weights        out(c, merged) -> output (B,N,D)
-                                                       reweight(c, weights) -> weights
-                                                       mix(c, weights, v) -> heads
+        project(c) -> q (B,H,N,d), k, v (B,H,M,d)       one
+        position(c, q, k) -> q, k                       chain
+        extend(c, k, v) -> k, v with leading slots      chain
+        score(c, q, k) -> logits (B,H,N,M)              one
+        bias(c, logits) -> logits                       chain
+        perturb(c, logits) -> logits                    chain, training only
+        normalise(c, logits) -> weights (B,H,N,M)       one
+        reweight(c, weights) -> weights                 chain
+        mix(c, weights, v) -> heads (B,H,N,d)           one
+        heads(c, heads) -> heads                        chain
+        gate(c, merged) -> merged (B,N,D)               chain
+        out(c, merged) -> output (B,N,D)                one
 
-    The mask is the pipeline's own (written between perturb and normalise); no stage writes -inf for causality or padding.
-    `fuse_<stage>(c, plan) -> Plan | None` rewrites the fused plan, purely; absent or None means that only the reference can do it.
-    Traits: `breaks` what the mechanism destroys, `requires` what it needs from everything before it in the pipeline,
-    `fused_requires` what only its fused form needs.
-    """
+    The mask is the pipeline's own (written between perturb and normalise); no stage writes -inf for causality
+    or padding. `fuse_<stage>(c, plan) -> Plan | None` rewrites the fused plan, purely; absent or None means
+    that only the reference can do it. Traits: `breaks` what the mechanism destroys, `requires` what it needs
+    from everything before it in the pipeline, `fused_requires` what only its fused form needs."""
 
     name: ClassVar[str] = ""
     arxiv: ClassVar[str | None] = None
     summary: ClassVar[str] = ""
-    parameters: ClassVar[type[Parameters]] = Parameters
+    schema: ClassVar[type[Parameters]] = Parameters
     requires: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
     fused_requires: ClassVar[frozenset[str]] = frozenset()
@@ -121,7 +139,8 @@ class Mechanism(nn.Module):
 
     @classmethod
     def stages_of(cls, settings: Parameters) -> tuple[str, ...]:
-        """The stages that these settings use; all that the class defines unless a mechanism says otherwise."""
+        """The stages that these settings use; all that the class defines unless a mechanism says
+        otherwise."""
         return cls.stages
 
     @classmethod
@@ -140,7 +159,8 @@ class Mechanism(nn.Module):
         return None
 
     def active(self, training: bool) -> tuple[str, ...]:
-        """The stages in use in this mode; `perturb` is training only. An entry without effect returns nothing: it is then exact."""
+        """The stages in use in this mode; `perturb` is training only. An entry without effect returns
+        nothing: it is then exact."""
         return tuple(s for s in self.stages_of(self.settings) if training or s != "perturb")
 
     def flops(self, n: int, m: int, training: bool = False) -> float:

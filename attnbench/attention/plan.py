@@ -1,7 +1,7 @@
 """The fused path: an immutable plan that each active stage rewrites or declines, and the kernel that runs it.
 
-A plan never touches the context: one that is given up half-way must leave no trace for the reference path that follows.
-"""
+A plan never touches the context: one that is given up half-way must leave no trace for the reference path
+that follows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _BACKENDS = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}
 
 @dataclass(frozen=True)
 class Plan:
-    """softmax(scale q k^T + bias, over `visible`) v, then each of `post`; or `kernel(plan)` in place of the first part.
+    """softmax(scale q k^T + bias, over `visible`) v, then each of `post`; or `kernel(plan)` in place of the
+    first part.
 
     q (B,H,N,d); k, v (B,H,M,d); bias broadcastable to (B,H,N,M) or None; post: maps heads (B,H,N,d) -> heads;
-    kernel: an exact kernel of our own, named `kernel_name`; algebra: a stage was replaced by an identity around the kernel.
-    """
+    kernel: an exact kernel of our own, named `kernel_name`; algebra: a stage was replaced by an identity
+    around the kernel."""
 
     q: Tensor
     k: Tensor
@@ -43,7 +44,8 @@ class Plan:
 
 
 def attend(plan: Plan) -> tuple[Tensor, str]:
-    """Run a plan -> heads (B,H,N,d) and the name of the path that ran (`flash_cpu`, `math`, `algebra+flash`, `tiled`, ...)."""
+    """Run a plan -> heads (B,H,N,d) and the name of the path that ran (`flash_cpu`, `math`, `algebra+flash`,
+    `tiled`, ...)."""
     if plan.kernel is not None:
         heads, path = plan.kernel(plan), plan.kernel_name
     else:
@@ -57,11 +59,13 @@ def attend(plan: Plan) -> tuple[Tensor, str]:
 
 def _sdpa(plan: Plan) -> tuple[Tensor, str]:
     mask, flag = attention_mask(plan)
-    # The choice is asked of the dispatcher itself: scaled_dot_product_attention falls back to its slow form silently.
+    # The dispatcher itself is asked: scaled_dot_product_attention falls back to its slow form silently.
     choice = torch._fused_sdp_choice(
         plan.q, plan.k, plan.v, attn_mask=mask, dropout_p=0.0, is_causal=flag, scale=plan.scale
     )
-    heads = F.scaled_dot_product_attention(plan.q, plan.k, plan.v, attn_mask=mask, is_causal=flag, scale=plan.scale)
+    heads = F.scaled_dot_product_attention(
+        plan.q, plan.k, plan.v, attn_mask=mask, is_causal=flag, scale=plan.scale
+    )
     if plan.visible.empty is not None and plan.q.device.type != "cpu":
         heads = heads.masked_fill(plan.visible.empty, 0.0)  # the CPU kernels give zeros by themselves
     path = _BACKENDS.get(choice, "other")
@@ -71,8 +75,8 @@ def _sdpa(plan: Plan) -> tuple[Tensor, str]:
 def attention_mask(plan: Plan) -> tuple[Tensor | None, bool]:
     """The mask tensor and the causal flag for scaled_dot_product_attention.
 
-    The CPU kernel takes a mask and the flag together, CUDA's refuse the pair, so that there causality goes into the tensor.
-    """
+    The CPU kernel takes a mask and the flag together, CUDA's refuse the pair, so that there causality goes
+    into the tensor."""
     visible = plan.visible
     flag = visible.causal and visible.in_order
     if flag and plan.q.device.type == "cpu":

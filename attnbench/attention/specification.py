@@ -1,4 +1,5 @@
-"""From what a user writes (`alibi`, {name: relaxed, gamma: 0.1}, a list) to validated entries with every default written out."""
+"""From what a user writes (`alibi`, {name: relaxed, gamma: 0.1}, a list) to validated entries with every
+default written out."""
 
 from __future__ import annotations
 
@@ -27,11 +28,11 @@ class Entry:
 
 
 def canonical(spec: Spec, causal: bool = False) -> list[dict[str, Any]]:
-    """The specification with every default written out, JSON-able, keys in a fixed order; what a trial's hash is made of.
+    """The specification with every default written out, JSON-able, keys in a fixed order; what a trial's hash
+    is made of.
 
-    UsageError for an unknown mechanism or parameter (with the closest), a wrong type or range, two mechanisms that can not
-    stand together, and, with `causal`, one that can not be causal.
-    """
+    UsageError for an unknown mechanism or parameter (with the closest), a wrong type or range, two mechanisms
+    that can not stand together, and, with `causal`, one that can not be causal."""
     entries = read(spec)
     refuse_conflicts(entries)
     if causal:
@@ -45,9 +46,14 @@ def describe(spec: Spec) -> str:
 
 
 def sequence_parameters(name: str) -> set[str]:
-    """The parameters of a mechanism whose value is itself a list, so that a list there is a value and no grid axis."""
-    fields = find(name).parameters.model_fields
-    return {key for key, info in fields.items() if key == "layers" or "list[" in str(info.annotation) or get_origin(info.annotation) is list}
+    """The parameters of a mechanism whose value is itself a list, so that a list there is a value and no grid
+    axis."""
+    fields = find(name).schema.model_fields
+    return {
+        key
+        for key, info in fields.items()
+        if key == "layers" or "list[" in str(info.annotation) or get_origin(info.annotation) is list
+    }
 
 
 def read(spec: Spec) -> list[Entry]:
@@ -64,7 +70,10 @@ def refuse_causal(entries: Sequence[Entry]) -> None:
     for entry in entries:
         reason = entry.mechanism.refuses_causal(entry.settings)
         if reason is not None:
-            raise UsageError(f"{entry.mechanism.name} can not be causal: {reason}; use a bidirectional host or leave it out")
+            raise UsageError(
+                f"{entry.mechanism.name} can not be causal: {reason}; use a bidirectional host or leave "
+                "it out"
+            )
 
 
 def _entry(item: str | Mapping[str, Any]) -> Entry:
@@ -76,24 +85,29 @@ def _entry(item: str | Mapping[str, Any]) -> Entry:
         raise UsageError(f"attention entry {dict(item)!r} has no 'name'")
     values = {str(key): value for key, value in item.items() if key != "name"}
     mechanism = find(item["name"])
-    known = list(mechanism.parameters.model_fields)
+    known = list(mechanism.schema.model_fields)
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{close[0]}'? " if close else ""
-            raise UsageError(f"{mechanism.name}: unknown parameter '{key}'; {hint}it takes {', '.join(known)}")
+            raise UsageError(
+                f"{mechanism.name}: unknown parameter '{key}'; {hint}it takes {', '.join(known)}"
+            )
     try:
-        return Entry(item["name"], mechanism, mechanism.parameters.model_validate(values))
+        return Entry(item["name"], mechanism, mechanism.schema.model_validate(values))
     except ValidationError as error:
         raise UsageError(f"{mechanism.name}: {_sentence(error)}") from None
 
 
 def _sentence(error: ValidationError) -> str:
-    """pydantic's findings on the first wrong field in one line: the field, the value, and all that it may be."""
+    """pydantic's findings on the first wrong field in one line: the field, the value, and all that it may
+    be."""
     findings = error.errors()
     field = findings[0]["loc"][0] if findings[0]["loc"] else None
     same = [f for f in findings if (f["loc"][0] if f["loc"] else None) == field]
-    wanted = " or ".join(dict.fromkeys(f["msg"].removeprefix("Value error, ").removeprefix("Input ") for f in same))
+    wanted = " or ".join(
+        dict.fromkeys(f["msg"].removeprefix("Value error, ").removeprefix("Input ") for f in same)
+    )
     return wanted if field is None else f"parameter '{field}' is {same[0]['input']!r}, but {wanted}"
 
 

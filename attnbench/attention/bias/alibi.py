@@ -16,8 +16,12 @@ from attnbench.attention.registry import register
 
 
 class AlibiParameters(Parameters):
-    max_exponent: float = Field(8.0, gt=0, description="the last head's slope is 2^-max_exponent (for a power of two of heads)")
-    sites: list[Site] = Field(["encoder_self", "decoder_self"], description="self-attention: positions of a context share no axis")
+    max_exponent: float = Field(
+        8.0, gt=0, description="the last head's slope is 2^-max_exponent (for a power of two of heads)"
+    )
+    sites: list[Site] = Field(
+        ["encoder_self", "decoder_self"], description="self-attention: positions of a context share no axis"
+    )
 
 
 @register
@@ -25,21 +29,23 @@ class Alibi(Mechanism):
     """A fixed penalty per head that grows with the distance of query and key; no parameters.
 
         logits'_hij = logits_hij - m_h |i - j|                          (B,H,N,M)
-        m_h = 2^(-8 h / H), h = 1..H                                     H a power of two
-        other H: the slopes of the largest power of two P below H, then every other slope of 2 P heads   (the authors' code)
+        m_h = 2^(-8 h / H), h = 1..H                                     for H a power of two
+        other H: the slopes of the largest power of two P below H, then every other slope of 2 P heads
 
-    i and j are the positions of the call, not indices; extra slots get no penalty. The paper is causal, where |i - j| = i - j;
-    for bidirectional use the symmetric distance is our reading. Fused: a fixed bias of the kernel. Cost: 2 H N M.
-    """
+    i and j are the positions of the call, not indices; extra slots get no penalty. The paper is causal, where
+    |i - j| = i - j; for bidirectional use the symmetric distance is our reading. Fused: a fixed bias of the
+    kernel. Cost: 2 H N M."""
 
     name = "alibi"
     arxiv = "2108.12409"
     summary = "subtracts a fixed slope per head times the distance of query and key"
-    parameters = AlibiParameters
+    schema = AlibiParameters
 
     def __init__(self, settings: AlibiParameters, shape: LayerShape) -> None:
         super().__init__(settings, shape)
-        self.slopes = slopes_of(shape.heads, settings.max_exponent)  # no buffer: casting the model must not round them
+        self.slopes = slopes_of(
+            shape.heads, settings.max_exponent
+        )  # no buffer: casting the model must not round them
 
     def bias(self, c: Context, logits: Tensor) -> Tensor:
         return logits + self._penalty(c.visible, logits)
@@ -53,7 +59,9 @@ class Alibi(Mechanism):
         q, k = visible.q_positions, visible.k_positions[..., visible.slots :]
         distance = (q[..., :, None] - k[..., None, :]).abs()
         distance = distance[None, None] if distance.dim() == 2 else distance[:, None]
-        slopes = torch.tensor(self.slopes, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        slopes = torch.tensor(
+            self.slopes, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32)
+        )
         return F.pad(-slopes[:, None, None] * distance, (visible.slots, 0)).to(like.dtype)
 
     def flops(self, n: int, m: int, training: bool = False) -> float:

@@ -1,8 +1,8 @@
 """Hard masking of a row's top logits: the choice, the fill, and an exact fused form over row tiles.
 
-A row's k-th largest logit is needed before its softmax; tiles of whole rows give that in one pass, and the backward pass
-recomputes them, so that nothing of size N x M is kept. Saved: q, k, v, out, lse, the k chosen indices and the coins.
-"""
+A row's k-th largest logit is needed before its softmax; tiles of whole rows give that in one pass, and the
+backward pass recomputes them, so that nothing of size N x M is kept. Saved: q, k, v, out, lse, the k chosen
+indices and the coins."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ def stable_topk(scores: Tensor, k: int) -> Tensor:
     """Indices of the k largest along the last axis, largest first, ties to the lower index."""
     values, indices = scores.topk(min(k + 1, scores.shape[-1]), dim=-1)
     tied = (values[..., 1:] == values[..., :-1]) & (values[..., 1:] != float("-inf"))
-    if tied.any():  # topk breaks ties as it likes; the stable sort costs several times as much and is rarely needed
+    if (
+        tied.any()
+    ):  # topk breaks ties as it likes; the stable sort costs several times as much and is rarely needed
         indices = scores.sort(dim=-1, descending=True, stable=True).indices
     return indices[..., :k]
 
 
 def drop_table(coins: Tensor, rows: Tensor | None, visible: Valid, keys: int, keep_one: bool) -> Tensor:
-    """Which of the chosen keys drop: coins (B,H,N,k) True = drop, limited to each row's own k; keep_one: never all valid keys."""
+    """Which of the chosen keys drop: coins (B,H,N,k) True = drop, limited to each row's own k; keep_one:
+    never all valid keys."""
     k = coins.shape[-1]
     drop = coins if rows is None else coins & (torch.arange(k, device=coins.device) < rows)
     if keep_one and (k >= keys or not visible.everything):
@@ -50,7 +53,9 @@ def tiled(coins: Tensor, rows: Tensor | None, mask_value: str) -> Callable[[Plan
     """The plan's kernel for these coins; rows: k of each row, broadcastable to (B,H,N,1), or None."""
 
     def kernel(plan: Plan) -> Tensor:
-        return _TiledHardMask.apply(plan.q, plan.k, plan.v, plan.bias, coins, rows, plan.visible, plan.scale, mask_value)
+        return _TiledHardMask.apply(
+            plan.q, plan.k, plan.v, plan.bias, coins, rows, plan.visible, plan.scale, mask_value
+        )
 
     return kernel
 
@@ -64,7 +69,8 @@ class _Tiles:
         self.bias, self.visible = bias, visible
 
     def __iter__(self) -> Iterator[tuple[slice, int, Tensor, Valid]]:
-        """rows, the number of keys that they can see, their logits (B,H,T,keys) and their part of the mask."""
+        """rows, the number of keys that they can see, their logits (B,H,T,keys) and their part of the
+        mask."""
         n, m = self.q.shape[2], self.k.shape[2]
         height = max(1, TILE // m)
         for start in range(0, n, height):
@@ -72,7 +78,9 @@ class _Tiles:
             keys = rows.stop if self.visible.causal and self.visible.in_order else m
             logits = self.q[:, :, rows] @ self.k[:, :, :keys].transpose(-1, -2)
             if self.bias is not None:
-                logits += self.bias[..., rows if self.bias.shape[2] > 1 else slice(None), :keys].to(self.dtype)
+                logits += self.bias[..., rows if self.bias.shape[2] > 1 else slice(None), :keys].to(
+                    self.dtype
+                )
             yield rows, keys, logits, self.visible.part(rows, keys)
 
 
@@ -91,7 +99,9 @@ class _TiledHardMask(torch.autograd.Function):
         for rows, keys, logits, part in tiles:
             count = min(coins.shape[-1], keys)
             hidden = None if visible.everything else ~part.dense
-            chosen = stable_topk(logits if hidden is None else logits.masked_fill(hidden, float("-inf")), count)
+            chosen = stable_topk(
+                logits if hidden is None else logits.masked_fill(hidden, float("-inf")), count
+            )
             own = k_rows if k_rows is None or k_rows.shape[2] == 1 else k_rows[:, :, rows]
             drop = drop_table(coins[:, :, rows, :count], own, part, keys, mask_value == "neginf")
             indices[:, :, rows, :count], drops[:, :, rows, :count] = chosen.to(small), drop
@@ -119,19 +129,40 @@ class _TiledHardMask(torch.autograd.Function):
             ds = g @ v_[:, :, :keys].transpose(-1, -2)
             ds -= (g * out[:, :, rows]).sum(-1, keepdim=True)
             ds *= weights
-            ds.scatter_(-1, chosen, ds.gather(-1, chosen).masked_fill_(drop, 0.0))  # no gradient passes a dropped logit
+            ds.scatter_(
+                -1, chosen, ds.gather(-1, chosen).masked_fill_(drop, 0.0)
+            )  # no gradient passes a dropped logit
             dq[:, :, rows] = ds @ tiles.k[:, :, :keys]
             dk[:, :, :keys] += ds.transpose(-1, -2) @ tiles.q[:, :, rows]
-        return (dq * ctx.scale).to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None, None, None
+        return (
+            (dq * ctx.scale).to(q.dtype),
+            dk.to(k.dtype),
+            dv.to(v.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _softmax(
-    logits: Tensor, part: Valid, hidden: Tensor | None, chosen: Tensor, drop: Tensor, mask_value: str, lse: Tensor | None = None
+    logits: Tensor,
+    part: Valid,
+    hidden: Tensor | None,
+    chosen: Tensor,
+    drop: Tensor,
+    mask_value: str,
+    lse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Fill, mask and normalise a tile in place -> weights and lse; rows with nothing to attend get zeros and lse 0."""
+    """Fill, mask and normalise a tile in place -> weights and lse; rows with nothing to attend get zeros and
+    lse 0."""
     at = logits.gather(-1, chosen)
     if mask_value == "rowmin":
-        least = (logits if hidden is None else logits.masked_fill(hidden, float("inf"))).amin(-1, keepdim=True)
+        least = (logits if hidden is None else logits.masked_fill(hidden, float("inf"))).amin(
+            -1, keepdim=True
+        )
         at = torch.where(drop, least, at)
     else:
         at = at.masked_fill(drop, 0.0 if mask_value == "zero" else float("-inf"))

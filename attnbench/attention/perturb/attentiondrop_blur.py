@@ -22,11 +22,19 @@ SIGMA_LEAST = 1e-3  # below it the kernel is the identity
 class BlurParameters(Parameters):
     w: int = Field(5, ge=1, description="kernel width, odd; cut to the largest odd number that fits the row")
     sigma_max: float = Field(1.0, ge=0, description="sigma ~ Uniform(0, sigma_max)")
-    per_step_shared: bool = Field(False, description="one sigma for all layers of a pass instead of one per layer")
+    per_step_shared: bool = Field(
+        False, description="one sigma for all layers of a pass instead of one per layer"
+    )
     per_head: bool = Field(False, description="a sigma per head")
-    dims: Literal["1d", "2d"] = Field("1d", description="along the row of keys, or over the grid of image patches")
-    grid_size: list[int] | None = Field(None, description="[rows, columns] of the 2d grid; default: the square that fits")
-    edges: Literal["normalised", "zero"] = Field("normalised", description="divide by the kernel's mass on valid keys, or pad with 0")
+    dims: Literal["1d", "2d"] = Field(
+        "1d", description="along the row of keys, or over the grid of image patches"
+    )
+    grid_size: list[int] | None = Field(
+        None, description="[rows, columns] of the 2d grid; default: the square that fits"
+    )
+    edges: Literal["normalised", "zero"] = Field(
+        "normalised", description="divide by the kernel's mass on valid keys, or pad with 0"
+    )
     space: Literal["logit", "prob"] = Field("logit", description="prob: blur the weights after the softmax")
     alpha: float = Field(1.0, ge=0, le=1, description="space prob: share of the blurred map")
     sites: list[Site] = Field(["encoder_self"], description="the paper's scope")
@@ -50,22 +58,22 @@ class BlurParameters(Parameters):
 class AttentionDropBlur(Mechanism):
     """Training only: each row of logits is smoothed along the keys by a Gaussian of random width.
 
-        sigma    ~ Uniform(0, sigma_max)                                  one draw per call
+        sigma    ~ Uniform(0, sigma_max)                               one draw per call
         G[u]     = exp(-u^2 / (2 sigma^2)) / sum,  u = -r..r,  w = 2 r + 1
-        logits'_ij = sum_u G[u] logits_i,j+u / sum_u G[u]                 both sums over valid keys j+u    (B,H,N,M)
+        logits'_ij = sum_u G[u] logits_i,j+u / sum_u G[u]              over valid keys j+u    (B,H,N,M)
 
-    Decided: sigma is shared by B, H and N of a call; sigma below 0.001 is the identity; the normalised form at edges, padding and
-    the causal border (zero padding pulls logits towards 0, which a row shift does not survive); w is cut to the row; 1-D joins the
-    row ends of an image, which only `dims: 2d` mends (tokens before the grid, such as CLS, are left out there). `space: prob` is
-    the account of another source: (1 - alpha) A + alpha blur(A), renormalised over valid keys.
-    Fused, exactly: blur is linear in k, so blur k by w shifted sums, O(M w d); under a causal mask the r keys next to the query have
-    key sets of their own. Cost: 2 w H N M in the reference, 2 w M D fused; no parameter, nothing in evaluation.
-    """
+    Decided: sigma is shared by B, H and N of a call; sigma below 0.001 is the identity; the normalised form
+    at edges, padding and the causal border (zero padding pulls logits towards 0, which a row shift does not
+    survive); w is cut to the row; 1-D joins the row ends of an image, which only `dims: 2d` mends (tokens
+    before the grid, such as CLS, are left out there). `space: prob` is the account of another source: (1 -
+    alpha) A + alpha blur(A), renormalised over valid keys. Fused, exactly: blur is linear in k, so blur k by
+    w shifted sums, O(M w d); under a causal mask the r keys next to the query have key sets of their own.
+    Cost: 2 w H N M in the reference, 2 w M D fused; no parameter, nothing in evaluation."""
 
     name = "attentiondrop_blur"
     arxiv = "2504.12088"
     summary = "smooths each row of logits along the keys in training"
-    parameters = BlurParameters
+    schema = BlurParameters
     requires = frozenset({"keys_in_order", "logits_finite"})
     fused_requires = frozenset({"logits_bilinear"})
     precise = True
@@ -89,7 +97,10 @@ class AttentionDropBlur(Mechanism):
         layout, kernel = self._kernel(c, weights.shape[-1])
         if kernel is None:
             return weights
-        blurred = smooth(weights, c.valid, kernel.to(weights.dtype), layout, self.settings.edges == "normalised") * c.valid
+        blurred = (
+            smooth(weights, c.valid, kernel.to(weights.dtype), layout, self.settings.edges == "normalised")
+            * c.valid
+        )
         mixed = (1 - self.settings.alpha) * weights + self.settings.alpha * blurred
         return mixed / mixed.sum(-1, keepdim=True).clamp(min=torch.finfo(mixed.dtype).tiny)
 
@@ -122,11 +133,16 @@ class AttentionDropBlur(Mechanism):
         if s.grid_size is None:
             side = math.isqrt(keys)
             if keys - side * side > 1:
-                raise UsageError(f"{self.name}: {keys} keys are no square grid (with or without one token before it); give grid_size: [rows, columns]")
+                raise UsageError(
+                    f"{self.name}: {keys} keys are no square grid (with or without one token before it); "
+                    "give grid_size: [rows, columns]"
+                )
             return Layout((side, side), keys - side * side)
         rows, columns = s.grid_size
         if rows * columns > keys:
-            raise UsageError(f"{self.name}: grid_size {s.grid_size} has {rows * columns} places, but there are {keys} keys")
+            raise UsageError(
+                f"{self.name}: grid_size {s.grid_size} has {rows * columns} places, but there are {keys} keys"
+            )
         return Layout((rows, columns), keys - rows * columns)
 
     def _sigma(self, c: Context) -> Tensor:
@@ -144,7 +160,8 @@ class AttentionDropBlur(Mechanism):
 
 
 def gaussian(sigma: Tensor, w: int) -> Tensor:
-    """sigma (S,) -> kernels (S,w) that sum to 1. Unnormalised exponents first: the paper's 1/sigma cancels and would overflow."""
+    """sigma (S,) -> kernels (S,w) that sum to 1. Unnormalised exponents first: the paper's 1/sigma cancels
+    and would overflow."""
     u = torch.arange(w, device=sigma.device, dtype=sigma.dtype) - w // 2
     g = torch.exp(-(u**2) / (2 * sigma.clamp(min=SIGMA_LEAST)[:, None] ** 2))
     g = torch.where(sigma[:, None] < SIGMA_LEAST, (u == 0).to(g.dtype), g)

@@ -17,13 +17,25 @@ from attnbench.attention.registry import register
 
 class HardParameters(Parameters):
     p: float = Field(0.2, ge=0, le=1, description="probability that one of the top logits is dropped")
-    k: int | float = Field(0.1, gt=0, description="how many top logits may drop: a whole number, or a share (float) of the valid keys")
-    mask_value: Literal["zero", "neginf", "rowmin"] = Field("zero", description="what a dropped logit becomes")
+    k: int | float = Field(
+        0.1,
+        gt=0,
+        description="how many top logits may drop: a whole number, or a share (float) of the valid keys",
+    )
+    mask_value: Literal["zero", "neginf", "rowmin"] = Field(
+        "zero", description="what a dropped logit becomes"
+    )
     center_rows: bool = Field(False, description="subtract each row's mean over valid keys first")
     rescale: bool = Field(False, description="divide the kept ones of the top logits by 1 - p")
-    space: Literal["logit", "prob"] = Field("logit", description="prob: drop weights after the softmax and renormalise the row")
-    granularity: Literal["entry", "head", "key"] = Field("entry", description="coins per entry, shared by heads, or per key")
-    select: Literal["top", "random"] = Field("top", description="random: as many keys at random, the control arm")
+    space: Literal["logit", "prob"] = Field(
+        "logit", description="prob: drop weights after the softmax and renormalise the row"
+    )
+    granularity: Literal["entry", "head", "key"] = Field(
+        "entry", description="coins per entry, shared by heads, or per key"
+    )
+    select: Literal["top", "random"] = Field(
+        "top", description="random: as many keys at random, the control arm"
+    )
     sites: list[Site] = Field(["encoder_self"], description="the paper's scope")
 
 
@@ -35,18 +47,19 @@ class AttentionDropHard(Mechanism):
         m_ij    ~ Bernoulli(1 - p), j in S_i, independent
         logits' = m * logits on S_i, logits elsewhere                    (B,H,N,M)
 
-    As in the paper a dropped logit becomes 0, not -inf, and nothing is rescaled. Decided: k is 10 % of the valid keys of the row, at
-    least 1; ties go to the lower index; indices are constants, so no gradient passes a dropped logit; top-k looks at valid keys
-    only; neginf keeps at least one key. Trap: multiplication does not commute with a row's offset as softmax does: on rows of
-    negative mean a "dropped" key GAINS weight (`mass_rises` in the stats of a probing call); center_rows and neginf are the arms
-    that mend it. `space: prob` is the account of another source: mask weights, divide by the row's sum.
-    Fused: exact row tiles, whose backward pass recomputes. Cost: top-k over H N M entries; no parameter, nothing in evaluation.
-    """
+    As in the paper a dropped logit becomes 0, not -inf, and nothing is rescaled. Decided: k is 10 % of the
+    valid keys of the row, at least 1; ties go to the lower index; indices are constants, so no gradient
+    passes a dropped logit; top-k looks at valid keys only; neginf keeps at least one key. Trap:
+    multiplication does not commute with a row's offset as softmax does: on rows of negative mean a "dropped"
+    key GAINS weight (`mass_rises` in the stats of a probing call); center_rows and neginf are the arms that
+    mend it. `space: prob` is the account of another source: mask weights, divide by the row's sum. Fused:
+    exact row tiles, whose backward pass recomputes. Cost: top-k over H N M entries; no parameter, nothing in
+    evaluation."""
 
     name = "attentiondrop_hard"
     arxiv = "2504.12088"
     summary = "drops some of each row's largest logits in training"
-    parameters = HardParameters
+    schema = HardParameters
     precise = True
 
     @classmethod
@@ -55,7 +68,9 @@ class AttentionDropHard(Mechanism):
 
     @classmethod
     def breaks_of(cls, settings: Any) -> frozenset[str]:
-        return frozenset({"logits_finite"} if settings.space == "logit" and settings.mask_value == "neginf" else ())
+        return frozenset(
+            {"logits_finite"} if settings.space == "logit" and settings.mask_value == "neginf" else ()
+        )
 
     def active(self, training: bool) -> tuple[str, ...]:
         return self.stages_of(self.settings) if training and self.settings.p > 0 else ()
@@ -68,7 +83,9 @@ class AttentionDropHard(Mechanism):
         chosen, drop = self._choose(c, logits.detach())
         perturbed = fill_dropped(logits, c.visible, chosen, drop, s.mask_value)
         if s.rescale and s.p < 1:
-            kept = torch.full_like(drop, 1 / (1 - s.p), dtype=logits.dtype).masked_fill(drop | ~self._droppable(c, drop), 1.0)
+            kept = torch.full_like(drop, 1 / (1 - s.p), dtype=logits.dtype).masked_fill(
+                drop | ~self._droppable(c, drop), 1.0
+            )
             perturbed = perturbed * torch.ones_like(logits).scatter(-1, chosen, kept)
         if c.probing:
             self._report(c, logits.detach(), perturbed.detach(), chosen, drop)
@@ -98,7 +115,11 @@ class AttentionDropHard(Mechanism):
         if visible.everything:
             return None
         k, counts = self.settings.k, visible.counts
-        wanted = torch.full_like(counts, k) if isinstance(k, int) else (k * counts.double()).round().long().clamp(min=1)
+        wanted = (
+            torch.full_like(counts, k)
+            if isinstance(k, int)
+            else (k * counts.double()).round().long().clamp(min=1)
+        )
         return torch.minimum(wanted, counts)
 
     def _coins(self, c: Context, b: int, h: int, n: int, k: int) -> Tensor:
@@ -121,7 +142,9 @@ class AttentionDropHard(Mechanism):
         else:
             shape = (b, 1, n, m) if s.granularity == "head" else (b, 1, 1, m)
             coins = c.drawn(self.name, lambda: c.rand(*shape) < s.p).expand(b, h, n, m).gather(-1, chosen)
-        return chosen, drop_table(coins, self._rows(c.visible), c.visible, m, keep_one or s.mask_value == "neginf")
+        return chosen, drop_table(
+            coins, self._rows(c.visible), c.visible, m, keep_one or s.mask_value == "neginf"
+        )
 
     def _droppable(self, c: Context, drop: Tensor) -> Tensor:
         rows = self._rows(c.visible)
@@ -131,7 +154,9 @@ class AttentionDropHard(Mechanism):
     def _report(self, c: Context, logits: Tensor, perturbed: Tensor, chosen: Tensor, drop: Tensor) -> None:
         """The share of rows with a dropped key in which the dropped keys together gain weight."""
         hidden = ~c.valid
-        before, after = (t.masked_fill(hidden, float("-inf")).softmax(-1).gather(-1, chosen) for t in (logits, perturbed))
+        before, after = (
+            t.masked_fill(hidden, float("-inf")).softmax(-1).gather(-1, chosen) for t in (logits, perturbed)
+        )
         rises = ((after - before) * drop).sum(-1) > 0
         c.stats[f"{self.name}.mass_rises"] = (rises.sum() / drop.any(-1).sum().clamp(min=1)).item()
 

@@ -1,4 +1,5 @@
-"""DropConnect on the attention layer's projections (Wan et al., ICML 2013: proceedings.mlr.press/v28/wan13)."""
+"""DropConnect on the attention layer's projections (Wan et al., ICML 2013:
+proceedings.mlr.press/v28/wan13)."""
 
 from __future__ import annotations
 
@@ -18,27 +19,30 @@ Map = Literal["q", "k", "v", "out"]
 class DropConnectParameters(Parameters):
     p: float = Field(0.5, ge=0, lt=1, description="probability that a weight is dropped")
     maps: list[Map] = Field(["q", "k", "v", "out"], min_length=1, description="whose weights may be dropped")
-    granularity: Literal["example", "batch"] = Field("example", description="a mask of its own for each example, or one for the batch")
+    granularity: Literal["example", "batch"] = Field(
+        "example", description="a mask of its own for each example, or one for the batch"
+    )
     drop_bias: bool = Field(True, description="biases are dropped as well")
 
 
 @register
 class DropConnect(Mechanism):
-    """Training only: single WEIGHTS of the linear maps are dropped, not activations and not entries of the attention map.
+    """Training only: single WEIGHTS of the linear maps are dropped, not activations and not entries of the
+    attention map.
 
         y = (M * W) x / (1 - p) + (M_b * b) / (1 - p),    M_ij ~ Bernoulli(1 - p)    for W in q, k, v, out
 
-    Dropped are the entries of W_q, W_k, W_v and W_out (choose with `maps`) and of their biases, a fresh mask for every example, as
-    the paper defines it for a fully connected layer; p = 0.5 is the paper's. Decided: the paper is older than attention, and the
-    arms that AttentionDrop compares with could not be read, so the four projections are the natural reading. The paper evaluates
-    by moment-matched Gaussian samples before the activation; here evaluation uses the mean weight (weights are scaled up in
-    training instead), so that evaluation is plain attention. An example's own mask costs B D^2 floats for each map.
-    """
+    Dropped are the entries of W_q, W_k, W_v and W_out (choose with `maps`) and of their biases, a fresh mask
+    for every example, as the paper defines it for a fully connected layer; p = 0.5 is the paper's. Decided:
+    the paper is older than attention, and the arms that AttentionDrop compares with could not be read, so the
+    four projections are the natural reading. The paper evaluates by moment-matched Gaussian samples before
+    the activation; here evaluation uses the mean weight (weights are scaled up in training instead), so that
+    evaluation is plain attention. An example's own mask costs B D^2 floats for each map."""
 
     name = "dropconnect"
     arxiv = None
     summary = "drops single weights of the projections q, k, v and out in training"
-    parameters = DropConnectParameters
+    schema = DropConnectParameters
 
     def active(self, training: bool) -> tuple[str, ...]:
         if not training or self.settings.p == 0:

@@ -21,15 +21,15 @@ class Dropout(Mechanism):
         m_ij     ~ Bernoulli(1 - p)                (B,H,N,M)
         weights' = weights * m / (1 - p)
 
-    Rows then sum to 1 only in expectation, so what needs normalised rows (relaxed) has to be listed before it. Acts on the map
-    alone; a host's `dropout` (MLP, residual) is apart. No fused form: the kernels' own dropout draws from the global generator.
-    Cost: one random number and two products per entry of the map.
+    Rows then sum to 1 only in expectation, so what needs normalised rows (relaxed) has to be listed before
+    it. Acts on the map alone; a host's `dropout` (MLP, residual) is apart. No fused form: the kernels' own
+    dropout draws from the global generator. Cost: one random number and two products per entry of the map.
     """
 
     name = "dropout"
     arxiv = "1706.03762"
     summary = "drops attention weights in training and rescales the rest"
-    parameters = DropoutParameters
+    schema = DropoutParameters
     breaks = frozenset({"rows_sum_to_one"})
 
     def active(self, training: bool) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Relaxed attention: every row is mixed with the uniform one (arXiv 2209.09735; cross-attention only in 2107.01275)."""
+"""Relaxed attention: every row is mixed with the uniform one (arXiv 2209.09735; cross-attention only in
+2107.01275)."""
 
 from __future__ import annotations
 
@@ -16,33 +17,43 @@ from attnbench.attention.registry import register
 
 class RelaxedParameters(Parameters):
     gamma: float = Field(0.1, ge=0, le=1, description="share of the uniform distribution")
-    fuzzy_std: float = Field(0.0, ge=0, description="fuzzy relaxation: gamma ~ N(gamma, std) per call in training, clipped to [0,1]")
+    fuzzy_std: float = Field(
+        0.0,
+        ge=0,
+        description="fuzzy relaxation: gamma ~ N(gamma, std) per call in training, clipped to [0,1]",
+    )
     matched_inference: bool = Field(False, description="relax in evaluation too, with the mean gamma")
-    uniform_over: Literal["valid", "all"] = Field("valid", description="all: padding counts as keys, as in the public code")
-    sites: list[Site] = Field(["encoder_self", "cross"], description="the paper leaves masked decoder self-attention alone")
+    uniform_over: Literal["valid", "all"] = Field(
+        "valid", description="all: padding counts as keys, as in the public code"
+    )
+    sites: list[Site] = Field(
+        ["encoder_self", "cross"], description="the paper leaves masked decoder self-attention alone"
+    )
 
 
 @register
 class Relaxed(Mechanism):
     """Training only by default; after the softmax and before any dropout of weights.
 
-        weights' = (1 - gamma) weights + gamma / M_valid        over the keys that a row may attend    (B,H,N,M)
+        weights' = (1 - gamma) weights + gamma / M_valid    over the keys that a row may attend    (B,H,N,M)
         heads'   = (1 - gamma) heads + gamma mean(v)            the same, exactly, around a fused kernel
 
-    Ambiguous: the public implementation divides by the padded length and so puts gamma / M on padding; `uniform_over: all` does
-    that and can not be causal. In a causal map M_valid counts the keys up to the query, so that nothing leaks; the paper
-    does not go there, hence the default sites. The fuzzy form is drawn once per layer and step. Cost: 2 H N M, fused N D.
-    """
+    Ambiguous: the public implementation divides by the padded length and so puts gamma / M on padding;
+    `uniform_over: all` does that and can not be causal. In a causal map M_valid counts the keys up to the
+    query, so that nothing leaks; the paper does not go there, hence the default sites. The fuzzy form is
+    drawn once per layer and step. Cost: 2 H N M, fused N D."""
 
     name = "relaxed"
     arxiv = "2209.09735"
     summary = "mixes every row of the map with the uniform distribution"
-    parameters = RelaxedParameters
+    schema = RelaxedParameters
     requires = frozenset({"rows_sum_to_one"})
 
     @classmethod
     def refuses_causal(cls, settings: Any) -> str | None:
-        return "uniform_over 'all' would put weight on future keys" if settings.uniform_over == "all" else None
+        return (
+            "uniform_over 'all' would put weight on future keys" if settings.uniform_over == "all" else None
+        )
 
     def active(self, training: bool) -> tuple[str, ...]:
         s = self.settings
@@ -80,7 +91,8 @@ class Relaxed(Mechanism):
 
 
 def mean_of_visible(v: Tensor, visible: Valid | None) -> Tensor:
-    """The plain mean of the values that each query may attend, broadcastable to (B,H,N,d); zeros where there are none."""
+    """The plain mean of the values that each query may attend, broadcastable to (B,H,N,d); zeros where there
+    are none."""
     if visible is None or visible.everything:
         return v.mean(2, keepdim=True)
     mask = visible.key_mask

@@ -250,4 +250,4 @@ def _mechanism_fields(document: Document, place: Place, name: str) -> dict[str, 
         mechanism = find(name)
     except UsageError as error:
         document.fail(place, re.sub(r"^attention: ", "", str(error)))
-    return {key: info.annotation for key, info in mechanism.parameters.model_fields.items()}
+    return {key: info.annotation for key, info in mechanism.schema.model_fields.items()}

@@ -66,7 +66,7 @@ def _sdpa(plan: Plan) -> tuple[Tensor, str]:
     heads = F.scaled_dot_product_attention(
         plan.q, plan.k, plan.v, attn_mask=mask, is_causal=flag, scale=plan.scale
     )
-    if plan.visible.empty is not None and plan.q.device.type != "cpu":
+    if plan.q.device.type != "cpu" and plan.visible.empty is not None:
         heads = heads.masked_fill(plan.visible.empty, 0.0)  # the CPU kernels give zeros by themselves
     path = _BACKENDS.get(choice, "other")
     return heads, "flash_cpu" if path == "flash" and plan.q.device.type == "cpu" else path

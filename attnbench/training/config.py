@@ -187,10 +187,10 @@ class TrialConfig(Section):
 
     @field_validator("objective", mode="before")
     @classmethod
-    def _canonical_objective(cls, spec: Any) -> dict[str, Any] | None:
-        from attnbench.training.objectives import canonical_objective
+    def _canonical_objective(cls, spec: Any, info: Any) -> dict[str, Any] | None:
+        from attnbench.training.objectives import canonical_objective, settle_passes
 
-        return None if spec is None else canonical_objective(spec)
+        return None if spec is None else settle_passes(canonical_objective(spec), info.data.get("attention", []))
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrialConfig":

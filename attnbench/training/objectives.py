@@ -21,14 +21,15 @@ IGNORED = -100
 class Objective(BaseModel):
     """Base of all objectives: parameters are its fields.
 
-    passes: "concatenated" puts both passes through the model as one doubled batch, whose halves draw apart; "sequential"
-    runs the model twice. The loss has the same distribution either way; time and memory differ.
+    passes  "concatenated" puts both passes through the model as one doubled batch, whose halves draw apart; "sequential"
+            runs the model twice; time and memory differ, the loss's distribution does not. "auto" is concatenated unless a
+            mechanism draws once per call (blur's one sigma), since both halves would then share that draw.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     draws: Literal[2] = 2
-    passes: Literal["concatenated", "sequential"] = "concatenated"
+    passes: Literal["auto", "concatenated", "sequential"] = "auto"
 
     def loss(self, logits: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
         """Scalar loss of the passes' `logits`, each (..., C), against `targets` (...) where -100 is not counted."""
@@ -56,7 +57,7 @@ class RDrop(Objective):
 
 
 class Consistency(Objective):
-    """AttentionDrop's variant 3, consistency regularisation (arXiv 2504.12088).
+    """AttentionDrop's consistency regularisation (arXiv 2504.12088, variant 3).
 
     L = mean over both passes of the task loss + weight * KL(p1 || p2).
 
@@ -110,6 +111,25 @@ def counted_log_probabilities(logits: list[torch.Tensor], targets: torch.Tensor)
 def divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     """KL(p || q), summed over classes and averaged over examples, from log probabilities (E, C)."""
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def settle_passes(objective: dict[str, Any], attention: list[dict[str, Any]]) -> dict[str, Any]:
+    """Replace passes "auto" of a canonical objective by what suits the canonical `attention`.
+
+    Raises UsageError for "concatenated" beside a mechanism that draws once per call.
+    """
+    from attnbench.attention import mechanisms
+
+    known = mechanisms()
+    per_call = [entry["name"] for entry in attention if getattr(known.get(entry["name"]), "draws_per_call", False)]
+    if objective["passes"] == "concatenated" and per_call:
+        raise UsageError(
+            f"objective {objective['name']}: passes: concatenated would give both passes the same draw, because "
+            f"{per_call[0]} draws once per call; passes: sequential keeps them apart"
+        )
+    if objective["passes"] == "auto":
+        return {**objective, "passes": "sequential" if per_call else "concatenated"}
+    return objective
 
 
 def build_objective(canonical: dict[str, Any] | None) -> Objective | None:

@@ -33,7 +33,8 @@ def build(
     `path/to/file.py:Class`. params: parameters of the one mechanism, when spec is a bare name. width D and
     heads H; causal is fixed here. kernel: auto, reference or fused. layer of layers, site (encoder_self,
     decoder_self, cross): entries that are not meant for this place are left out, and plain softmax remains.
-    max_length: most keys that will come, which some mechanisms (lam) need for their size."""
+    max_length: most keys that will come, which some mechanisms (lam) need for their size.
+    """
     if params:
         if not isinstance(spec, str | Mapping):
             raise UsageError(f"parameters {', '.join(params)} beside a list: write them into its entries")
@@ -58,7 +59,8 @@ def shared_modules(
     spec: Spec, *, width: int, heads: int, layers: int, max_length: int | None = None, causal: bool = False
 ) -> nn.ModuleDict:
     """What the network owns once for all its layers, by mechanism name; empty for most. The host hands it to
-    every layer as shared = {"embedded": x after embedding and position, "modules": this}."""
+    every layer as shared = {"embedded": x after embedding and position, "modules": this}.
+    """
     shape = LayerShape(width, heads, 0, layers, max_length, causal)
     owned = {e.mechanism.name: e.mechanism.shared_module(e.settings, shape) for e in read(spec)}
     return nn.ModuleDict({name: module for name, module in owned.items() if module is not None})
@@ -66,7 +68,8 @@ def shared_modules(
 
 def refuse_idle(spec: Spec, *, layers: int, sites: Sequence[str]) -> None:
     """UsageError for an entry that acts nowhere in a network of so many layers with these sites: its arm
-    would silently be softmax."""
+    would silently be softmax.
+    """
     entries: list[Entry] = read(spec)
     for entry in entries:
         settings = entry.settings

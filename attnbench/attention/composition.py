@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def refuse_conflicts(entries: Sequence[Entry]) -> None:
     """UsageError for the first two entries that meet in some layer and can not: the same mechanism or the
-    same single stage twice, or one that destroys what a later one in the pipeline's order requires."""
+    same single stage twice, or one that destroys what a later one in the pipeline's order requires.
+    """
     for i, a in enumerate(entries):
         for b in entries[i + 1 :]:
             if not meet(a.settings, b.settings):
@@ -48,7 +49,8 @@ def meet(a: Parameters, b: Parameters) -> bool:
 
 def _refuse_traits(breaker: Entry, needer: Entry, listed_first: bool) -> None:
     """What is broken later in the pipeline than it is needed does no harm: relaxed rows may well be dropped
-    out afterwards."""
+    out afterwards.
+    """
     traits = breaker.mechanism.breaks_of(breaker.settings) & needer.mechanism.requires
     if not traits:
         return

@@ -1,5 +1,6 @@
 """What stages are told: which keys may be attended (`Valid`), everything of one call (`Context`), and what
-comes back (`Aux`)."""
+comes back (`Aux`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Valid:
     key_mask: (B,M) bool or None, True = may be attended; causal: keys after the query are hidden; q_positions
     (N,) or (B,N), k_positions (M,) or (B,M); slots: how many leading keys are extra slots, always visible;
     in_order: the positions are 0..N-1 for queries and keys alike, so that a kernel's own causal flag means
-    the same."""
+    the same.
+    """
 
     key_mask: Tensor | None
     causal: bool
@@ -36,7 +38,8 @@ class Valid:
 
     def extended(self, slots: int) -> Valid:
         """The same with `slots` more leading keys, visible to every query; they carry position -1 and mean no
-        place."""
+        place.
+        """
         mask = None if self.key_mask is None else F.pad(self.key_mask, (slots, 0), value=True)
         positions = F.pad(self.k_positions, (slots, 0), value=-1)
         return Valid(mask, self.causal, self.q_positions, positions, self.slots + slots, in_order=False)
@@ -72,6 +75,10 @@ class Valid:
         """Rows that may attend nothing, (B,1,N or 1,1) bool, or None where there can be none."""
         if self.key_mask is None and (not self.causal or self.in_order):
             return None
+        if self.key_mask is not None and not self.causal:
+            return ~self.key_mask.any(-1)[:, None, None, None]
+        if self.key_mask is not None and self.in_order:
+            return (self.key_mask.cumsum(-1) == 0)[:, None, :, None]
         return ~self.dense.any(dim=-1, keepdim=True)
 
     @cached_property
@@ -89,7 +96,8 @@ class Context:
     self-attention. q (B,H,N,d), k and v (B,H,M,d): after projection, position and extension; None before.
     valid: broadcastable to (B,H,N,M). shared: one dict per forward pass of the whole network. projections:
     the layer's own linear maps q, k, v, out. generator: of this layer and step; None draws from the default
-    one."""
+    one.
+    """
 
     x: Tensor
     source: Tensor
@@ -124,20 +132,23 @@ class Context:
     @property
     def query_mask(self) -> Tensor | None:
         """(B,N) bool: which queries are no padding. Known in self-attention only, from the same mask as the
-        keys."""
+        keys.
+        """
         mask = self.visible.key_mask
         return None if self.cross or mask is None or self.cache is not None else mask[:, self.visible.slots :]
 
     def drawn(self, name: str, draw: Callable[[], Any]) -> Any:
         """The value of a random draw, drawn once per call: a plan that is given up leaves the reference the
-        same numbers."""
+        same numbers.
+        """
         if name not in self._draws:
             self._draws[name] = draw()
         return self._draws[name]
 
     def rand(self, *shape: int) -> Tensor:
         """Uniform [0,1) float32 from the call's generator, whatever the precision of the layer, so that all
-        precisions draw alike."""
+        precisions draw alike.
+        """
         return torch.rand(shape, generator=self.generator, device=self.x.device, dtype=torch.float32)
 
 
@@ -146,7 +157,8 @@ class Aux:
     """What a layer returns beside its output.
 
     weights (B,H,N,M) if asked for; losses {name: scalar} to be added to the task's; state: for decoding, None
-    otherwise; stats: `path` (which path ran) and what mechanisms report of themselves."""
+    otherwise; stats: `path` (which path ran) and what mechanisms report of themselves.
+    """
 
     weights: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Where every random number of a mechanism comes from: a generator seeded by the place of the draw, never by
-the global state."""
+the global state.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class Draws:
 
     seed: of the trial; step: optimiser step; pass_: which of an objective's passes over the same batch;
     micro_batch: within the accumulation; rank: of the worker. A restarted worker draws what the undisturbed
-    one would have drawn."""
+    one would have drawn.
+    """
 
     seed: int
     step: int

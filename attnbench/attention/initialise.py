@@ -1,5 +1,6 @@
 """Initial weights as a function of (seed, module name) alone, so that what two arms have in common starts
-equal."""
+equal.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ def seed_parameters(model: nn.Module, seed: int) -> None:
 
     A parent that initialises what its children hold (an identity start, say) has the last word. Modules
     without `reset_parameters` keep the values of their construction. The global random state is left as it
-    was."""
+    was.
+    """
     names = {module: name for name, module in model.named_modules()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 

@@ -1,5 +1,6 @@
 """Multi-head attention as one pipeline of stages; a mechanism replaces the stages it changes and says nothing
-of the others."""
+of the others.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class AttentionLayer(nn.Module):
 
     q, k, v, out are the projections (width -> width, with bias) that every arm has; what mechanisms own lies
     under `mechanism.<name>`. kernel: `reference` (readable, keeps the map), `fused` (error where there is no
-    exact fused form) or `auto` (fused where there is one). aux.stats["path"] names the path that ran."""
+    exact fused form) or `auto` (fused where there is one). aux.stats["path"] names the path that ran.
+    """
 
     def __init__(self, mechanisms: Sequence[Mechanism], shape: LayerShape, kernel: str = "auto") -> None:
         super().__init__()
@@ -55,10 +57,11 @@ class AttentionLayer(nn.Module):
         """x (B,N,D) -> (output (B,N,D), Aux).
 
         context (B,M,D): cross-attention to it. key_mask (B,M) bool, True = may be attended; a row with no
-        valid key gives zeros before the output projection. positions (N,) or (B,N): of the queries (and keys,
+        valid key gives zeros. positions (N,) or (B,N): of the queries (and keys,
         in self-attention); 0..N-1 if left out. state: {} starts decoding, then what aux.state returned;
         causal self-attention only. shared: one dict per forward of the whole network. generator: for this
-        layer's random draws in training. need_weights: the map in aux.weights."""
+        layer's random draws in training. need_weights: the map in aux.weights.
+        """
         if need_weights and self.kernel == "fused":
             raise UsageError(
                 "need_weights with kernel='fused': a fused kernel never forms the map; build with "
@@ -86,13 +89,15 @@ class AttentionLayer(nn.Module):
         for m in on["gate"]:
             merged = m.gate(c, merged)
         output = on["out"][0].out(c, merged) if on["out"] else self.out(merged)
+        if c.visible.empty is not None:
+            output = output.masked_fill(c.visible.empty[:, 0], 0.0)
         return output, Aux(weights, c.losses, new_state, c.stats)
 
     def _attend(self, c: Context, on: Active, need_weights: bool) -> tuple[Tensor, Tensor | None, str]:
         """q, k, v in the context -> heads (B,H,N,d), the map if it was asked for, the path that ran."""
         if self.kernel != "reference" and not need_weights:
             plan, reason = self._plan(c, on)
-            if plan is not None:
+            if plan is not None and (self.kernel == "fused" or plan.k.shape[2] >= plan.worth_from):
                 heads, path = attend(plan)
                 return heads, None, path
             if self.kernel == "fused":

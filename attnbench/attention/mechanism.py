@@ -1,5 +1,6 @@
 """What a mechanism is: the stages of the pipeline that it provides, typed parameters, and what it needs of
-its neighbours."""
+its neighbours.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ class Parameters(BaseModel):
 @dataclass(frozen=True)
 class LayerShape:
     """What a mechanism knows of its layer when it is built. max_length: most keys that will ever come, or
-    None if unknown."""
+    None if unknown.
+    """
 
     width: int
     heads: int
@@ -115,7 +117,8 @@ class Mechanism(nn.Module):
     The mask is the pipeline's own (written between perturb and normalise); no stage writes -inf for causality
     or padding. `fuse_<stage>(c, plan) -> Plan | None` rewrites the fused plan, purely; absent or None means
     that only the reference can do it. Traits: `breaks` what the mechanism destroys, `requires` what it needs
-    from everything before it in the pipeline, `fused_requires` what only its fused form needs."""
+    from everything before it in the pipeline, `fused_requires` what only its fused form needs.
+    """
 
     name: ClassVar[str] = ""
     arxiv: ClassVar[str | None] = None
@@ -140,7 +143,8 @@ class Mechanism(nn.Module):
     @classmethod
     def stages_of(cls, settings: Parameters) -> tuple[str, ...]:
         """The stages that these settings use; all that the class defines unless a mechanism says
-        otherwise."""
+        otherwise.
+        """
         return cls.stages
 
     @classmethod
@@ -160,7 +164,8 @@ class Mechanism(nn.Module):
 
     def active(self, training: bool) -> tuple[str, ...]:
         """The stages in use in this mode; `perturb` is training only. An entry without effect returns
-        nothing: it is then exact."""
+        nothing: it is then exact.
+        """
         return tuple(s for s in self.stages_of(self.settings) if training or s != "perturb")
 
     def flops(self, n: int, m: int, training: bool = False) -> float:

@@ -1,7 +1,8 @@
 """The fused path: an immutable plan that each active stage rewrites or declines, and the kernel that runs it.
 
 A plan never touches the context: one that is given up half-way must leave no trace for the reference path
-that follows."""
+that follows.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Plan:
 
     q (B,H,N,d); k, v (B,H,M,d); bias broadcastable to (B,H,N,M) or None; post: maps heads (B,H,N,d) -> heads;
     kernel: an exact kernel of our own, named `kernel_name`; algebra: a stage was replaced by an identity
-    around the kernel."""
+    around the kernel; worth_from: with fewer keys the reference is quicker, and `kernel: auto` takes it.
+    """
 
     q: Tensor
     k: Tensor
@@ -37,6 +39,7 @@ class Plan:
     kernel: Callable[[Plan], Tensor] | None = None
     kernel_name: str = ""
     algebra: bool = False
+    worth_from: int = 0
 
     def with_(self, **changes: Any) -> Plan:
         """A copy with some fields replaced."""
@@ -45,7 +48,8 @@ class Plan:
 
 def attend(plan: Plan) -> tuple[Tensor, str]:
     """Run a plan -> heads (B,H,N,d) and the name of the path that ran (`flash_cpu`, `math`, `algebra+flash`,
-    `tiled`, ...)."""
+    `tiled`, ...).
+    """
     if plan.kernel is not None:
         heads, path = plan.kernel(plan), plan.kernel_name
     else:
@@ -76,7 +80,8 @@ def attention_mask(plan: Plan) -> tuple[Tensor | None, bool]:
     """The mask tensor and the causal flag for scaled_dot_product_attention.
 
     The CPU kernel takes a mask and the flag together, CUDA's refuse the pair, so that there causality goes
-    into the tensor."""
+    into the tensor.
+    """
     visible = plan.visible
     flag = visible.causal and visible.in_order
     if flag and plan.q.device.type == "cpu":

@@ -1,5 +1,6 @@
 """The one list of mechanisms: ours by folder, installed packages by entry point `attnbench.attention`, a file
-by `file.py:Class`."""
+by `file.py:Class`.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def mechanisms() -> dict[str, type[Mechanism]]:
 
 def find(name: str) -> type[Mechanism]:
     """The mechanism of that name, or the class of `path/to/file.py:Class`; UsageError with the closest names
-    otherwise."""
+    otherwise.
+    """
     if not isinstance(name, str):
         raise UsageError(f"a mechanism's name is text, got {name!r}")
     path, separator, class_name = name.rpartition(":")

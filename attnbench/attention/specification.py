@@ -1,5 +1,6 @@
 """From what a user writes (`alibi`, {name: relaxed, gamma: 0.1}, a list) to validated entries with every
-default written out."""
+default written out.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def canonical(spec: Spec, causal: bool = False) -> list[dict[str, Any]]:
     is made of.
 
     UsageError for an unknown mechanism or parameter (with the closest), a wrong type or range, two mechanisms
-    that can not stand together, and, with `causal`, one that can not be causal."""
+    that can not stand together, and, with `causal`, one that can not be causal.
+    """
     entries = read(spec)
     refuse_conflicts(entries)
     if causal:
@@ -47,7 +49,8 @@ def describe(spec: Spec) -> str:
 
 def sequence_parameters(name: str) -> set[str]:
     """The parameters of a mechanism whose value is itself a list, so that a list there is a value and no grid
-    axis."""
+    axis.
+    """
     fields = find(name).schema.model_fields
     return {
         key
@@ -101,7 +104,8 @@ def _entry(item: str | Mapping[str, Any]) -> Entry:
 
 def _sentence(error: ValidationError) -> str:
     """pydantic's findings on the first wrong field in one line: the field, the value, and all that it may
-    be."""
+    be.
+    """
     findings = error.errors()
     field = findings[0]["loc"][0] if findings[0]["loc"] else None
     same = [f for f in findings if (f["loc"][0] if f["loc"] else None) == field]

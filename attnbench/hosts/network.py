@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.attention import AttentionLayer, Draws, build, shared_modules
+from attnbench.attention import AttentionLayer, Draws, build, refuse_idle, shared_modules
 from attnbench.hosts.block import Block
 from attnbench.hosts.config import HostConfig, sequence_length
 from attnbench.hosts.embedding import Embedding
@@ -30,6 +30,7 @@ class Network(nn.Module):
         common: dict[str, Any] = {"width": host.width, "heads": host.heads, "layers": host.layers}
         common |= {"max_length": self.length, "causal": host.causal}
         site = "decoder_self" if host.causal else "encoder_self"
+        refuse_idle(attention, layers=host.layers, sites=[site])
         self.embedding = Embedding(host, signature)
         self.layers = nn.ModuleList(
             Block(host, build(attention, **common, kernel=host.kernel, layer=index, site=site))

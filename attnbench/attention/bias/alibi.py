@@ -34,7 +34,8 @@ class Alibi(Mechanism):
 
     i and j are the positions of the call, not indices; extra slots get no penalty. The paper is causal, where
     |i - j| = i - j; for bidirectional use the symmetric distance is our reading. Fused: a fixed bias of the
-    kernel. Cost: 2 H N M."""
+    kernel. Cost: 2 H N M.
+    """
 
     name = "alibi"
     arxiv = "2108.12409"

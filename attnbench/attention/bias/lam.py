@@ -78,7 +78,8 @@ class Lam(Mechanism):
     Ambiguous: the paper leaves n, width and initialisation open. `literal` starts with nearly uniform
     attention (Mk is about 0), `identity` as plain attention; report both, never mix. With [alibi, lam] the
     order decides what is multiplied. More keys than N_max are an error, never interpolated. Cost: 2 N (D
-    hidden + hidden N_max) + H N M FLOPs, and the map has to exist: no fused form."""
+    hidden + hidden N_max) + H N M FLOPs, and the map has to exist: no fused form.
+    """
 
     name = "lam"
     arxiv = "2406.02761"

@@ -2,7 +2,8 @@
 causal mask.
 
 Always by w shifted slices: a one-channel conv1d is several times slower and keeps tens of maps in memory on
-CPU."""
+CPU.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Layout:
 
 def smooth(t: Tensor, valid: Tensor, kernel: Tensor, layout: Layout, normalised: bool) -> Tensor:
     """Blur t (B,H,N,M) along the keys over valid entries; kernel (H or 1,w). Entries that are not valid come
-    out finite."""
+    out finite.
+    """
     mass = _convolve(valid.to(t.dtype), kernel, layout, -1) if normalised else None
     blurred = _convolve(t * valid, kernel, layout, -1)
     return blurred if mass is None else blurred / torch.where(mass > 0, mass, 1.0)
@@ -49,7 +51,8 @@ def blur_keys(k: Tensor, key_mask: Tensor | None, kernel: Tensor, layout: Layout
 
 def _convolve(t: Tensor, kernel: Tensor, layout: Layout, dim: int) -> Tensor:
     """Sum of shifted slices along `dim`; over both axes of the grid if there is one (a Gaussian is
-    separable)."""
+    separable).
+    """
     if layout.grid is None:
         return _shift_add(t, kernel, dim)
     before, grid = t.split([layout.leading, t.shape[dim] - layout.leading], dim)
@@ -67,7 +70,8 @@ def _convolve(t: Tensor, kernel: Tensor, layout: Layout, dim: int) -> Tensor:
 
 def _shift_add(t: Tensor, kernel: Tensor, dim: int, until: int | None = None) -> Tensor:
     """out[j] = sum_u kernel[u] t[j + u - r] with zeros outside; `until`: the last offset u - r that
-    counts."""
+    counts.
+    """
     r, length = kernel.shape[-1] // 2, t.shape[dim]
     padded = F.pad(t, (0, 0) * (-dim - 1) + (r, r))
     weights = kernel.view(*kernel.shape, *[1] * (t.dim() - 2))
@@ -82,7 +86,8 @@ def causal_blur(kernel: Tensor, normalised: bool) -> Callable[[Plan], Tensor]:
 
     A key at distance i - j >= r sees its whole kernel, so those pairs are one causal kernel call on shifted q
     and k'. The r nearest distances each have a key set of their own, whose blur stops at the query: O(N r d)
-    products. Both parts are joined by their log-sum-exp."""
+    products. Both parts are joined by their log-sum-exp.
+    """
 
     def attention(plan: Plan) -> Tensor:
         g = kernel.to(torch.promote_types(plan.k.dtype, torch.float32))
@@ -96,7 +101,8 @@ def causal_blur(kernel: Tensor, normalised: bool) -> Callable[[Plan], Tensor]:
 
 def _cut(k: Tensor, key_mask: Tensor | None, kernel: Tensor, distance: int, normalised: bool) -> Tensor:
     """For each query i the blurred key j = i - distance, from keys up to i only; (B,H,N,d), zeros where j <
-    0."""
+    0.
+    """
     n, dtype = k.shape[2], kernel.dtype
     valid = k.new_ones(1, 1, n, 1, dtype=dtype) if key_mask is None else key_mask[:, None, :, None].to(dtype)
     cut = _shift_add(k.to(dtype) * valid, kernel, -2, distance)
@@ -121,7 +127,8 @@ class _FarAndNear(torch.autograd.Function):
     < r).
 
     The kernel's own backward takes any `out` and `lse`: given the joined ones it returns the exact gradient
-    of its part."""
+    of its part.
+    """
 
     @staticmethod
     def forward(

@@ -2,7 +2,8 @@
 
 A row's k-th largest logit is needed before its softmax; tiles of whole rows give that in one pass, and the
 backward pass recomputes them, so that nothing of size N x M is kept. Saved: q, k, v, out, lse, the k chosen
-indices and the coins."""
+indices and the coins.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def stable_topk(scores: Tensor, k: int) -> Tensor:
 
 def drop_table(coins: Tensor, rows: Tensor | None, visible: Valid, keys: int, keep_one: bool) -> Tensor:
     """Which of the chosen keys drop: coins (B,H,N,k) True = drop, limited to each row's own k; keep_one:
-    never all valid keys."""
+    never all valid keys.
+    """
     k = coins.shape[-1]
     drop = coins if rows is None else coins & (torch.arange(k, device=coins.device) < rows)
     if keep_one and (k >= keys or not visible.everything):
@@ -70,7 +72,8 @@ class _Tiles:
 
     def __iter__(self) -> Iterator[tuple[slice, int, Tensor, Valid]]:
         """rows, the number of keys that they can see, their logits (B,H,T,keys) and their part of the
-        mask."""
+        mask.
+        """
         n, m = self.q.shape[2], self.k.shape[2]
         height = max(1, TILE // m)
         for start in range(0, n, height):
@@ -157,7 +160,8 @@ def _softmax(
     lse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fill, mask and normalise a tile in place -> weights and lse; rows with nothing to attend get zeros and
-    lse 0."""
+    lse 0.
+    """
     at = logits.gather(-1, chosen)
     if mask_value == "rowmin":
         least = (logits if hidden is None else logits.masked_fill(hidden, float("inf"))).amin(

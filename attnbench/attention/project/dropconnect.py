@@ -1,5 +1,6 @@
 """DropConnect on the attention layer's projections (Wan et al., ICML 2013:
-proceedings.mlr.press/v28/wan13)."""
+proceedings.mlr.press/v28/wan13).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class DropConnect(Mechanism):
     the paper is older than attention, and the arms that AttentionDrop compares with could not be read, so the
     four projections are the natural reading. The paper evaluates by moment-matched Gaussian samples before
     the activation; here evaluation uses the mean weight (weights are scaled up in training instead), so that
-    evaluation is plain attention. An example's own mask costs B D^2 floats for each map."""
+    evaluation is plain attention. An example's own mask costs B D^2 floats for each map.
+    """
 
     name = "dropconnect"
     arxiv = None

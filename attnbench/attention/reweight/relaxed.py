@@ -1,5 +1,6 @@
 """Relaxed attention: every row is mixed with the uniform one (arXiv 2209.09735; cross-attention only in
-2107.01275)."""
+2107.01275).
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Relaxed(Mechanism):
     Ambiguous: the public implementation divides by the padded length and so puts gamma / M on padding;
     `uniform_over: all` does that and can not be causal. In a causal map M_valid counts the keys up to the
     query, so that nothing leaks; the paper does not go there, hence the default sites. The fuzzy form is
-    drawn once per layer and step. Cost: 2 H N M, fused N D."""
+    drawn once per layer and step. Cost: 2 H N M, fused N D.
+    """
 
     name = "relaxed"
     arxiv = "2209.09735"
@@ -92,7 +94,8 @@ class Relaxed(Mechanism):
 
 def mean_of_visible(v: Tensor, visible: Valid | None) -> Tensor:
     """The plain mean of the values that each query may attend, broadcastable to (B,H,N,d); zeros where there
-    are none."""
+    are none.
+    """
     if visible is None or visible.everything:
         return v.mean(2, keepdim=True)
     mask = visible.key_mask

@@ -25,7 +25,7 @@ class HostConfig(BaseModel):
     attention layers.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kind: Literal["encoder", "decoder"]
     layers: int = Field(default=4, ge=1)

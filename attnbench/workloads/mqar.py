@@ -105,7 +105,7 @@ class MQAR(Parameters):
             fruitless = 0 if new.any() else fruitless + 1
             if fruitless == 10:
                 raise UsageError(
-                    f"workload mqar: vocabulary {self.vocabulary}, length {self.length} and {self.pairs} pairs "
+                    f"workload mqar: vocabulary {self.vocabulary}, length {self.length}, {self.pairs} pairs "
                     "allow too few different examples for disjoint parts; make the task larger or the parts "
                     "smaller"
                 )

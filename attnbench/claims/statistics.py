@@ -83,7 +83,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 class Equivalence:
     """Two one-sided tests of a mean difference against +-margin."""
 
-    p: float            # both sides: the mean lies inside (-margin, margin)
+    p: float  # both sides: the mean lies inside (-margin, margin)
     p_not_worse: float  # the lower side alone: the mean lies above -margin
     margin: float
 
@@ -143,19 +143,20 @@ def smallest_effect(sd: float, n: int, target: float = POWER, alpha: float = ALP
     return high * sd
 
 
-def more_seeds(interval: Interval, paper: float | None = None) -> int | None:
+def more_seeds(interval: Interval, paper: float | None = None, alpha: float = ALPHA) -> int | None:
     """How many further seeds would decide an undecided comparison, if mean and spread stay what they are.
 
     Decided means: the interval lies on one side of 0 or, where the claim has a size `paper`, wholly below
-    half of it. None where no spread is known yet (fewer than two seeds); 0 where it is decided; capped at
-    MOST_SEEDS.
+    half of it. `alpha` is the level that the decision needs (0.05 over the members of its family, after
+    Holm's worst case). None where no spread is known yet (fewer than two seeds); 0 where it is decided;
+    capped at MOST_SEEDS.
     """
     if interval.n < 2:
         return None
     needed = abs(interval.estimate)
     if paper:
         needed = max(needed, abs(paper) / 2 - interval.estimate * math.copysign(1, paper))
-    return max(0, seeds_for_half_width(interval.sd, needed) - interval.n)
+    return max(0, seeds_for_half_width(interval.sd, needed, 1 - alpha) - interval.n)
 
 
 def alpha_of_look(look: int, alpha: float = ALPHA) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.evaluation.corruptions import stable_seed
+from attnbench.attention.draws import stable_seed
 from attnbench.evaluation.evaluate import batches, evaluation_mode, where
 from attnbench.evaluation.quality import TALLY_SIZE, figures, tally
 

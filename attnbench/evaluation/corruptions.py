@@ -7,12 +7,13 @@ comparison see the same damaged examples, on every device and with every batch s
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from attnbench.attention.draws import stable_seed
 
 if TYPE_CHECKING:
     from attnbench.workloads import Signature, Split
@@ -102,9 +103,3 @@ def substitute(
         hit &= key_mask
     shift = torch.randint(1, max(2, vocabulary), tokens.shape, generator=generator)
     return torch.where(hit, (tokens + shift) % vocabulary, tokens)
-
-
-def stable_seed(*parts: object) -> int:
-    """63 bits from any printable parts, the same in every process."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

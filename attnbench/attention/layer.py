@@ -98,6 +98,7 @@ class AttentionLayer(nn.Module):
         if self.kernel != "reference" and not need_weights:
             plan, reason = self._plan(c, on)
             if plan is not None and (self.kernel == "fused" or plan.k.shape[2] >= plan.worth_from):
+                c.visible = plan.visible
                 heads, path = attend(plan)
                 return heads, None, path
             if self.kernel == "fused":

@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,8 +58,9 @@ def compact(
             shot = snapshot(root, table)
             if len(shot.loose) >= least:
                 absorbed[table] = _merge(root, table, shot.loose, ended, progress)
+        long_ended = _ended(root, before=time.time() - grace_s)
         for table in TABLES:
-            delete_unneeded(root, table, grace_s)
+            delete_unneeded(root, table, grace_s, long_ended)
     return absorbed
 
 
@@ -79,11 +80,18 @@ def alone(root: Path) -> Iterator[bool]:
         yield True
 
 
-def _ended(root: Path) -> set[tuple[str, str, int]]:
-    """(sweep, trial, attempt) that have a final row and will not be written any more."""
-    ended = {(file.sweep, file.key, file.attempt) for file in loose_files(root, "trials")}
+def _ended(root: Path, before: float | None = None) -> set[tuple[str, str, int]]:
+    """(sweep, trial, attempt) that have a final row (since before that moment): nobody writes them now."""
+    ended = {
+        (file.sweep, file.key, file.attempt)
+        for file in loose_files(root, "trials")
+        if before is None or _age_before(Path(file.path), before)
+    }
     for entry in read_manifest(root, "trials").merged:
-        ended |= {(entry.sweep, key, attempt) for key, parts in entry.holds.items() for attempt, _ in parts}
+        if before is None or _age_before(root / "trials" / entry.path, before):
+            ended |= {
+                (entry.sweep, key, attempt) for key, parts in entry.holds.items() for attempt, _ in parts
+            }
     return ended
 
 
@@ -155,10 +163,12 @@ def _merged_file(
     return MergedFile(path, sweep, len(content), holds)
 
 
-def delete_unneeded(root: Path, table: str, grace_s: float) -> int:
-    """Delete, once the grace is over, what no reader can need: absorbed and superseded files, orphans,
-    leftovers.
+def delete_unneeded(
+    root: Path, table: str, grace_s: float, ended: Iterable[tuple[str, str, int]] = ()
+) -> int:
+    """Delete, once the grace is over, what no reader can need: absorbed, superseded, orphaned, left over.
 
+    ended: attempts with a final row; the files of the attempts before them go too.
     The newest file of a segment but one stays while the segment is loose, in case the newest is damaged.
     """
     folder = root / table
@@ -173,11 +183,16 @@ def delete_unneeded(root: Path, table: str, grace_s: float) -> int:
         for key, parts in entry.holds.items():
             for attempt, first in parts:
                 held[entry.sweep, key, attempt] = first
+    last: dict[tuple[str, str], int] = {}
+    for sweep, key, attempt in ended if TABLES[table].key == "trial_id" else ():
+        last[sweep, key] = max(attempt, last.get((sweep, key), 0))
     doomed: list[Path] = []
     segments: dict[tuple[str, str, int, int], list[LooseFile]] = {}
     for file in loose_files(root, table):
         if file.segment < held.get((file.sweep, file.key, file.attempt), 0):
             doomed += [Path(file.path)] if settled else []
+        elif table in MERGED_TABLES and file.attempt < last.get((file.sweep, file.key), 0):
+            doomed.append(Path(file.path))
         else:
             segments.setdefault((file.sweep, file.key, file.attempt, file.segment), []).append(file)
     for files in segments.values():

@@ -23,8 +23,9 @@ from attnbench.results.schemas import TABLES
 from attnbench.results.soundness import broken_file, check_ends, schema_version
 from attnbench.results.views import VIEWS, select_rows
 
-#: Tables whose rows belong to a trial's attempt: only the latest attempt seen in any of them counts.
-_ATTEMPT_TABLES = ("steps", "gradients", "robustness", "trials")
+#: Tables whose rows belong to a trial's attempt: only the latest attempt seen in any of them counts. trials
+#: comes first: whoever sees a final row must then see all the steps, which were flushed before it.
+_ATTEMPT_TABLES = ("trials", "steps", "gradients", "robustness")
 
 
 def answer(
@@ -53,7 +54,7 @@ def answer(
             con.execute(statement)
             return [column[0] for column in con.description or []], con.fetchall()
 
-    columns, rows = _with_files(root, run, memory=memory, out=out, limit_s=limit_s)
+    columns, rows = _with_files(root, statement, run, memory=memory, out=out, limit_s=limit_s)
     return columns, iter(rows)
 
 
@@ -71,7 +72,7 @@ def load(table: str, results: str | os.PathLike[str] = "results", sweep: str | N
             return con.execute(f"select * from {table}").df()
         return con.execute(f"select * from {table} where sweep = ?", [sweep]).df()
 
-    return _with_files(root, run, memory="8GB")
+    return _with_files(root, table, run, memory="8GB")
 
 
 def only_select(sql: str) -> str:
@@ -94,12 +95,14 @@ def only_select(sql: str) -> str:
     return statements[0].query.strip().rstrip(";")
 
 
-def _with_files(root: Path, run: Callable[[duckdb.DuckDBPyConnection], Any], **settings: Any) -> Any:
+def _with_files(
+    root: Path, sql: str, run: Callable[[duckdb.DuckDBPyConnection], Any], **settings: Any
+) -> Any:
     """Open the store and run; a file that was merged away in between means a new listing, not an error."""
     for attempt in range(20):
         listings = listing(root)
         try:
-            con = connect(listings, **{k: v for k, v in settings.items() if k in ("memory", "out")})
+            con = connect(listings, sql, **{k: v for k, v in settings.items() if k in ("memory", "out")})
             try:
                 return run(con)
             finally:
@@ -148,10 +151,13 @@ def listing(root: Path) -> dict[str, Snapshot]:
 
 
 def connect(
-    listings: dict[str, Snapshot], *, memory: str = "1GB", out: Path | None = None
+    listings: dict[str, Snapshot], sql: str, *, memory: str = "1GB", out: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A DuckDB that has the tables and views of these files, may open no other file, and cannot be reset."""
-    paths = [path for shot in listings.values() for path in shot.paths]
+    """A DuckDB that has the tables and views that `sql` names, may open no other file, and cannot be
+    reset.
+    """
+    named = _named(sql)
+    paths = [path for name, shot in listings.items() if name in named for path in shot.paths]
     versions = {path: schema_version(path) for path in paths}
     for path, version in versions.items():
         if version is None:
@@ -174,14 +180,32 @@ def connect(
         con.execute(f"set allowed_paths = {_list(paths + written)}")
         con.execute("set enable_external_access = false")
         for name, table in TABLES.items():
-            con.execute(f"create view {name} as {select_rows(table, listings[name], versions)}")
+            if name in named:
+                con.execute(f"create view {name} as {select_rows(table, listings[name], versions)}")
         for name, text in VIEWS.items():
-            con.execute(f"create view {name} as {text}")
+            if name in named:
+                con.execute(f"create view {name} as {text}")
         con.execute("set lock_configuration = true")
     except BaseException:
         con.close()
         raise
     return con
+
+
+def _named(sql: str) -> set[str]:
+    """Which tables and views a statement can mean, and what those views stand on: making all of them takes
+    0.1 s.
+    """
+    words = set(re.findall(r"[a-z_]+", sql.lower()))
+    if words & {"show", "information_schema", "sqlite_master"} or any(
+        w.startswith(("duckdb_", "pg_")) for w in words
+    ):
+        return {*TABLES, *VIEWS}
+    named = words & {*TABLES, *VIEWS}
+    for name in reversed(VIEWS):  # a view stands on tables and on views before it
+        if name in named:
+            named |= set(re.findall(r"[a-z_]+", VIEWS[name].lower())) & {*TABLES, *VIEWS}
+    return named
 
 
 def _list(paths: list[str]) -> str:
@@ -203,6 +227,11 @@ def _one_line(error: Exception) -> str:
     """DuckDB's message without its class, its picture of the statement, and candidates that are not alike."""
     text = str(error).split("\n\n")[0].split("\nLINE ")[0]
     text = re.sub(r"^[A-Z][A-Za-z ]+ Error: ", "", text.strip())
+    unknown = re.match(r"Table with name (\S+) does not exist", text)
+    if unknown:
+        known = [*TABLES, *VIEWS]
+        hint = _suggestion(unknown.group(1), known) or f"; there are {', '.join(known)}"
+        return f"no table or view {unknown.group(1)!r}{hint}"
     found = re.search(r'column(?: named)? "([^"]+)"', text)
     candidates = re.search(r"\nCandidate bindings: (.*)", text)
     if candidates:

@@ -3,7 +3,7 @@
 Types are DuckDB's names; `arrow_schema` turns them into pyarrow's, and only then imports pyarrow, so that
 `attnbench query` starts without it. `sweep` is in the folder's name (`sweep=<sweep>`), not in the file.
 
-Step rows keep what a comparison or a rung decides on (loss, accuracy, ...) in float64, so that a sweep
+Step rows keep what a comparison or a rung decides on (epoch, loss, accuracy, ...) in float64, so that a sweep
 replayed from its rows ranks its trials exactly as the live one did; rates and norms are float32. Final rows
 are float64.
 """
@@ -102,10 +102,9 @@ _TABLES = (
         _columns("""
             VARCHAR: sweep trial_id
             BIGINT: attempt step
-            FLOAT: epoch
+            DOUBLE: epoch
             VARCHAR: split
-            FLOAT: seconds
-            DOUBLE: loss accuracy nll ece brier bits_per_byte
+            DOUBLE: seconds loss accuracy nll ece brier bits_per_byte
             FLOAT: lr grad_norm grad_variance samples_per_s tokens_per_s
             BIGINT: peak_bytes
         """),
@@ -156,7 +155,7 @@ _TABLES = (
             VARCHAR: sweep cost_id
             BIGINT: attempt
             VARCHAR: mechanism
-            JSON: attention
+            JSON: attention objective
             VARCHAR: baseline baseline_path path
             {_SHAPE.strip()}
             BIGINT: block
@@ -172,7 +171,7 @@ _TABLES = (
             VARCHAR: sweep cost_id
             BIGINT: attempt
             VARCHAR: mechanism
-            JSON: attention
+            JSON: attention objective
             VARCHAR: baseline baseline_path path
             {_SHAPE.strip()}
             DOUBLE: ratio ratio_low ratio_high cpu_ratio half_width

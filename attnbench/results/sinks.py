@@ -127,6 +127,7 @@ class ParquetSink(_Rows):
         self._segment_rows = segment_rows
         self._buffered: dict[str, list[dict[str, Any]]] = {}
         self._open: dict[str, _Segment] = {}
+        self._closed: bool | None = None  # whether the attempt had ended when this sink first looked
 
     def add(self, table: str, rows: Iterable[Row]) -> None:
         self._buffered.setdefault(table, []).extend(self._filled(table, rows))
@@ -145,7 +146,7 @@ class ParquetSink(_Rows):
             grown = pa.concat_tables([segment.content, to_table(table, self._buffered[table])])
             self._write(table, segment, grown, durable=durable)
             self._buffered[table] = []
-            if len(grown) >= self._segment_rows or self._ended():
+            if len(grown) >= self._segment_rows or self._closed:
                 self._open[table] = _Segment(segment.index + 1, 0, grown.slice(0, 0))
         _delete_superseded()
 
@@ -196,6 +197,7 @@ class ParquetSink(_Rows):
         if not self._ended():
             content = to_table("trials", self._filled("trials", [row]))
             self._write("trials", _Segment(0, 0, content), content, durable=True)
+        self._closed = True
         self._open.clear()  # whatever follows (a figure measured later on a kept checkpoint) is a new segment
 
     def _ended(self) -> bool:
@@ -237,7 +239,9 @@ class ParquetSink(_Rows):
             beyond = max([self._first_free(table), *(file.segment + 1 for file in files)])
             segment = _Segment(beyond, 0, to_table(table, []))
             # An ended attempt's segments may be absorbed at any moment, so they are never written again.
-            if files and not self._ended():
+            if self._closed is None:
+                self._closed = self._ended()
+            if files and not self._closed:
                 content = read_file(table, files[-1].path)
                 if len(content) < self._segment_rows:
                     segment = _Segment(files[-1].segment, files[-1].number, content)

@@ -115,7 +115,7 @@ class Store:
     def attempts(self, sweep: str) -> dict[str, int]:
         """trial_id -> its highest attempt that wrote anything, ended or not."""
         highest: dict[str, int] = {}
-        for table in ("steps", "gradients", "robustness", "trials"):
+        for table in ("steps", "gradients", "robustness", "trials", "cost", "cost_ratios"):
             pairs = [(file.key, file.attempt) for file in loose_files(self.path, table, sweep)]
             for entry in read_manifest(self.path, table).merged:
                 if entry.sweep == sweep:

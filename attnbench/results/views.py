@@ -96,16 +96,23 @@ _SMALLER = "(" + ", ".join(f"'{name}'" for name, way in METRICS.items() if way =
 #: What makes two trials the same configuration, up to seed and fold.
 _SAME = "sweep, arm, mechanism, attention, objective, workload, workload_params, host, host_params, train"
 
+
+def _alike(left: str, right: str) -> str:
+    return " and ".join(f"{left}.{name} is not distinct from {right}.{name}" for name in _SAME.split(", "))
+
+
 # Time over the fused softmax's, for the trial's own shape, device and path; never from a sweep's throughput.
 _COST = """
     select t.sweep, t.trial_id, t.attempt, c.cost_ratio
     from trials t join (
-        select attention, path, heads, head_dim, length, batch, causal, precision, device, threads, mode,
-               exp(avg(ln(ratio))) as cost_ratio
+        select attention, objective, path, heads, head_dim, length, batch, causal, precision, device, threads,
+               mode, exp(avg(ln(ratio) order by ratio)) as cost_ratio
         from cost_ratios
         where mode in ('step', 'forward_backward') and baseline_path not in ('eager', 'reference', 'math')
+              and baseline = 'softmax'
         group by all
-    ) c on c.attention = t.attention and c.path = t.kernel_path and c.precision = t.precision
+    ) c on c.attention = t.attention and c.objective is not distinct from t.objective
+        and c.path = t.kernel_path and c.precision = t.precision
         and c.device = t.device and c.threads = t.threads
         and c.heads = (t.host_params->>'heads')::BIGINT
         and c.heads * c.head_dim = (t.host_params->>'width')::BIGINT
@@ -117,6 +124,7 @@ _COST = """
 """
 
 # Folds are averaged within a seed first: the seed is the unit of every interval. Tuning runs are no result.
+# Sums are ordered, so that the last digit does not hang on how the rows are spread over files.
 _CONFIGURATIONS = f"""
     with entered as (
         select * replace (coalesce(arm, mechanism) as arm) from trials
@@ -124,23 +132,24 @@ _CONFIGURATIONS = f"""
     ),
     costs as ({_COST}),
     long as (
-        unpivot (select {_SAME}, seed, {", ".join(METRICS)} from entered where status = 'ok')
+        unpivot (select {_SAME}, seed, fold, {", ".join(METRICS)} from entered where status = 'ok')
         on {", ".join(METRICS)} into name metric value value
     ),
-    by_seed as (select {_SAME}, metric, seed, avg(value) as value from long group by all),
+    by_seed as (select {_SAME}, metric, seed, avg(value order by fold) as value from long group by all),
     figures as (
-        select {_SAME}, metric, avg(value) as mean, count(*) as seeds, stddev_samp(value) as sd
+        select {_SAME}, metric, avg(value order by seed) as mean, count(*) as seeds,
+               stddev_samp(value order by seed) as sd
         from by_seed group by all
     ),
     sizes as (
-        select {_SAME}, count(*) filter (status <> 'ok') as not_ok, avg(cost_ratio) as cost_ratio,
+        select {_SAME}, count(*) filter (status <> 'ok') as not_ok, avg(cost_ratio order by cost_ratio) as cost_ratio,
                any_value(parameters) as parameters, any_value(forward_flops) as forward_flops
         from entered left join costs using (sweep, trial_id, attempt) group by all
     )
     select f.* exclude (sd), ({t_quantile("f.seeds - 1")}) * f.sd / sqrt(f.seeds) as half_width, s.not_ok,
            s.cost_ratio, s.parameters, s.forward_flops
     from figures f join sizes s
-    on {" and ".join(f"f.{name} is not distinct from s.{name}" for name in _SAME.split(", "))}
+    on {_alike("f", "s")}
 """
 
 VIEWS: dict[str, str] = {
@@ -169,15 +178,16 @@ VIEWS: dict[str, str] = {
                v.attention, v.objective, v.workload_params, v.host_params, v.train
         from chosen v join c t
         on t.metric = replace(v.metric, 'val_', 'test_')
-           and {" and ".join(f"v.{name} is not distinct from t.{name}" for name in _SAME.split(", "))}
+           and {_alike("v", "t")}
         order by v.sweep, v.workload, v.host, t.metric,
                  case when t.metric in {_SMALLER} then t.mean else -t.mean end
     """,
-    # Quality against cost; on_front: no other arm is at least as good and as cheap. Null where cost was not
-    # measured.
+    # Quality against cost; on_front: no other arm is at least as good and as cheap. Null where cost
+    # was not measured.
     "pareto": f"""
         with b as (
-            select *, case when metric in {_SMALLER} then mean else -mean end as badness from best_by_attention
+            select *, case when metric in {_SMALLER} then mean else -mean end as badness
+            from best_by_attention
         )
         select sweep, workload, host, metric, arm, mechanism, mean, half_width, seeds, cost_ratio, parameters,
                forward_flops,
@@ -192,10 +202,11 @@ VIEWS: dict[str, str] = {
     # Learning curves with the names of their arms, of finished and running trials alike.
     "curves": """
         select s.sweep, coalesce(t.arm, t.mechanism, r.arm, r.mechanism) as arm,
-               coalesce(t.mechanism, r.mechanism) as mechanism, coalesce(t.workload,
-               r.config->'workload'->>'name') as workload, coalesce(t.seed, r.seed) as seed, coalesce(t.fold,
-               r.fold) as fold, coalesce(t.role, r.role) as role, coalesce(t.status, 'running') as status, s.*
-               exclude (sweep)
+               coalesce(t.mechanism, r.mechanism) as mechanism,
+               coalesce(t.workload, r.config->'workload'->>'name') as workload,
+               coalesce(t.seed, r.seed) as seed, coalesce(t.fold, r.fold) as fold,
+               coalesce(t.role, r.role) as role, coalesce(t.status, 'running') as status,
+               s.* exclude (sweep)
         from steps s
         left join trials t on t.sweep = s.sweep and t.trial_id = s.trial_id and t.attempt = s.attempt
         left join requests r on r.sweep = s.sweep and r.trial_id = s.trial_id

@@ -68,6 +68,7 @@ class Header(Strict):
     resources: ResourcesConfig = ResourcesConfig()
     retries: int = Field(default=2, ge=0, description="how often a failed trial is tried again")
     hang_s: float = Field(default=1800.0, gt=0, description="a trial that reports nothing for so long is ended as failed")
+    memory_gb: float | None = Field(default=None, gt=0, description="above it a worker ends as out_of_memory; left out: its share")
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -1,0 +1,249 @@
+"""Runs a sweep through Ray Tune: reused actors, one ladder per arm, resumed from our own tables."""
+
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnbench.errors import UsageError
+from attnbench.results import Store
+from attnbench.sweep.cluster import Cluster
+from attnbench.sweep.specification import Sweep, read_specification
+
+FAILURES = ("failed", "out_of_memory", "unfinished")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended. counts: requested trials by status; resumed: how many had ended before; hopeless: why it gave up."""
+
+    sweep: str
+    counts: dict[str, int]
+    resumed: int
+    wall_s: float
+    first_report_s: float | None
+    workers: int
+    workers_used: int
+    hopeless: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every requested trial ended by itself: ok, stopped by the search, or diverged."""
+        return not any(self.counts.get(status) for status in FAILURES)
+
+    def line(self) -> str:
+        """One sentence for the end of the run."""
+        order = ("ok", "stopped", "diverged", "out_of_memory", "failed", "unfinished")
+        parts = [f"{self.counts[status]} {status}" for status in order if self.counts.get(status)]
+        before = f"; {self.resumed} had ended before" if self.resumed else ""
+        return f"sweep {self.sweep}: {', '.join(parts) or 'no trials'} of {sum(self.counts.values())} trials in {self.wall_s:.1f} s{before}"
+
+
+def run_file(
+    path: str | Path, results: str | Path, *, overrides: Sequence[str] = (), address: str | None = None, fresh: bool = False,
+    mirror: bool = True, quiet: bool = False, cpus: int | None = None,
+) -> Outcome:  # fmt: skip
+    """Read the specification at `path` while the cluster starts, then run it; see `run_sweep`."""
+    from attnbench.sweep.document import Document
+
+    started = time.monotonic()
+    Document(path, overrides)  # a file that is no YAML costs no cluster
+    Store(results).ensure_writable()
+    cluster = Cluster(address, cpus).start()
+    try:
+        sweep = read_specification(path, overrides)
+        return run_sweep(sweep, results, cluster=cluster, fresh=fresh, mirror=mirror, quiet=quiet, started=started)
+    finally:
+        cluster.close()
+
+
+def run_sweep(
+    sweep: Sweep, results: str | Path, *, address: str | None = None, fresh: bool = False, mirror: bool = True,
+    quiet: bool = False, cpus: int | None = None, cluster: Cluster | None = None, started: float | None = None,
+) -> Outcome:  # fmt: skip
+    """Run every trial that has not ended yet. The same call again resumes; `fresh` starts every trial over.
+
+    results: folder that every worker sees. address: a running cluster, else one of our own with `cpus`. cluster: one that is
+    started already, and stays. mirror: follow into MLflow. Raises UsageError for what the user can mend.
+    """
+    from attnbench.sweep.campaign import Campaign
+
+    started = time.monotonic() if started is None else started
+    store = Store(Path(results).resolve())
+    store.ensure_writable()
+    own = cluster is None
+    cluster = cluster or Cluster(address, cpus).start()
+    mirrored = _start_mirror(store, sweep.name) if mirror else None
+    try:
+        campaign = Campaign(sweep, store, fresh=fresh)
+        resumed = sum(entry.before for entry in campaign.entries.values())
+        run = _Run(campaign, store, cluster, quiet)
+        if campaign.todo:
+            run.go()
+        first = run.first_report_at
+        return Outcome(
+            sweep.name, dict(campaign.counts()), resumed, time.monotonic() - started,
+            None if first is None else first - started, run.workers, run.workers_used, run.hopeless,
+        )  # fmt: skip
+    finally:
+        if own:
+            cluster.close()
+        if mirrored is not None:
+            _finish_mirror(mirrored)
+
+
+class _Run:
+    """One command's worth of Tune."""
+
+    def __init__(self, campaign: Any, store: Store, cluster: Cluster, quiet: bool):
+        self.campaign, self.store, self.cluster, self.quiet = campaign, store, cluster, quiet
+        self.sweep: Sweep = campaign.sweep
+        self.name = f"{self.sweep.name}-{uuid.uuid4().hex[:8]}"
+        self.workers = self.workers_used = 0
+        self.first_report_at: float | None = None
+        self.hopeless: str | None = None
+
+    def go(self) -> None:
+        """Connect, size the pool, and run Tune until the campaign has finished."""
+        from attnbench.sweep.progress import Progress
+
+        total = self.cluster.wait()
+        resources = self.sweep.header.resources
+        gpus = _gpus(resources.gpus, total)
+        shape = {"CPU": float(resources.cpus), **({"GPU": gpus} if gpus else {})}
+        fits = min(int(total.get(kind, 0.0) / amount + 1e-6) for kind, amount in shape.items()) // resources.workers
+        if fits < 1:
+            raise UsageError(
+                f"{self.sweep.path}: a trial wants {resources.workers} x {_words(shape)}, the cluster has {_words(total)}; lower resources, or give --address"
+            )
+        self.workers = min(fits, len(self.campaign.entries))
+        storage = self.cluster.folder / "tune" if self.cluster.folder else self.store.path / ".tune"
+        try:
+            with Progress(self.campaign, self.workers, quiet=self.quiet) as progress:
+                self._tune(progress, shape, gpus, total, storage)
+                progress.update(force=True)
+        finally:
+            shutil.rmtree(storage / self.name, ignore_errors=True)
+
+    def _tune(self, progress: Any, shape: dict[str, float], gpus: float, total: dict[str, float], storage: Path) -> None:
+        from ray import tune
+
+        from attnbench.sweep.actor import TrialActor
+        from attnbench.sweep.feed import Feed
+        from attnbench.sweep.guard import default_limit_bytes
+        from attnbench.sweep.watch import Hopeless, Watch
+
+        header = self.sweep.header
+        watch = Watch(self.campaign, progress, self._record, header.hang_s)
+        limit = header.memory_gb * 1e9 if header.memory_gb else default_limit_bytes(shape["CPU"], total.get("CPU", 1.0))
+        common = {
+            "results": str(self.store.path), "cwd": os.getcwd(), "pool": self.name, "pool_size": min(self.workers, len(self.campaign.todo)),
+            "cpus": int(shape["CPU"]), "gpus": gpus, "memory_bytes": int(limit),
+        }  # fmt: skip
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self.workers)
+        bundles = [shape] if header.resources.workers == 1 else [{}, *[shape] * header.resources.workers]
+        try:
+            tune.run(
+                TrialActor,
+                name=self.name,
+                storage_path=str(storage),
+                search_alg=Feed(self.campaign, common),
+                scheduler=self._scheduler(),
+                callbacks=[watch],
+                stop=Hopeless(watch),
+                num_samples=sys.maxsize,
+                resources_per_trial=tune.PlacementGroupFactory(bundles),
+                reuse_actors=True,
+                max_failures=header.retries,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+                raise_on_failed_trial=False,
+                trial_dirname_creator=lambda trial: trial.config["id"],
+                trial_name_creator=lambda trial: trial.config["id"],
+                verbose=0,
+            )
+        finally:
+            self.workers_used = len(watch.seen_workers)
+            self.first_report_at = watch.first_report_at
+            self.hopeless = watch.hopeless
+
+    def _scheduler(self) -> Any:
+        """Grid: in order. Halving and ASHA: what ended before is put into its rungs first."""
+        from attnbench.sweep.ladder import Ladder
+        from attnbench.sweep.schedulers import Asha, Halving, Resuming
+
+        search, campaign = self.sweep.search, self.campaign
+        if not search.prunes:
+            return Resuming(self.workers)
+        groups = {entry.planned.group: entry.planned.config.train for entry in campaign.entries.values() if entry.planned.config.role == "tune"}
+        rungs = {group: self.sweep.rungs(train.budget) for group, train in groups.items()}
+        if search.kind == "asha":
+            first = min(rung[0] for rung in rungs.values())
+            scheduler = Asha({group: train.budget for group, train in groups.items()}, first, search.reduction, campaign.score, self.workers)
+            for group in groups:
+                for entry in campaign.members(group):
+                    if entry.before:
+                        scheduler.replay(group, entry.planned.trial_id, self._reports(entry))
+            return scheduler
+        ladders = {}
+        for group in groups:
+            members = campaign.members(group)
+            ladders[group] = Ladder(rungs[group], [entry.planned.trial_id for entry in members], search.reduction)
+            for entry in members:
+                if entry.before:
+                    for report in self._reports(entry):
+                        ladders[group].report(entry.planned.trial_id, report["time"], campaign.score(report))
+                    ladders[group].fail(entry.planned.trial_id)  # it will not report again
+        return Halving(ladders, campaign.score, self.workers)
+
+    def _reports(self, entry: Any) -> list[dict[str, Any]]:
+        """A finished trial's evaluations as its worker reported them."""
+        unit = "epoch" if entry.planned.config.train.unit == "epochs" else "step"
+        rows = self.store.reports(self.sweep.name, entry.planned.trial_id, entry.attempt)
+        return [
+            {"time": round(float(row[unit]), 6), **{f"val_{name}": row.get(name) for name in ("loss", "accuracy", "nll", "ece", "brier", "bits_per_byte")}}
+            for row in rows
+        ]
+
+    def _record(self, trial_id: str, status: str, error: str) -> None:
+        from attnbench.sweep.ending import end_trial
+
+        entry = self.campaign.entries[trial_id]
+        sink = self.store.sink(self.sweep.name, trial_id, entry.attempt)
+        if sink.finished is None:
+            end_trial(entry.planned.config, sink, status, error)
+
+
+def _gpus(wanted: str | float, total: dict[str, float]) -> float:
+    if wanted == "auto":
+        return 1.0 if total.get("GPU", 0.0) >= 1.0 else 0.0
+    return float(wanted)
+
+
+def _words(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU") if kind in resources) or "nothing"
+
+
+def _start_mirror(store: Store, sweep: str) -> Any:
+    """MLflow follows in a process of its own; if it cannot start, the sweep goes on and `mlflow sync` catches up."""
+    from attnbench.results import start_mirror
+
+    try:
+        return start_mirror(str(store.path), sweep)
+    except Exception as error:
+        print(f"attnbench: MLflow does not follow ({error}); 'attnbench mlflow sync' catches up later", file=sys.stderr)
+        return None
+
+
+def _finish_mirror(mirrored: Any) -> None:
+    from attnbench.results import finish_mirror
+
+    try:
+        finish_mirror(mirrored)
+    except Exception as error:
+        print(f"attnbench: the MLflow mirror did not finish ({error}); 'attnbench mlflow sync' catches up", file=sys.stderr)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         canonical_json,
         read_config,
     )
-    from attnbench.training.gradients import gradient_statistics, paired_gradient_statistics
+    from attnbench.training.gradients import gradient_statistics
+    from attnbench.training.measuring import paired_gradient_statistics
     from attnbench.training.objectives import OBJECTIVES, canonical_objective
     from attnbench.training.trial import Trial, TrialResult, run_trial
 
@@ -33,7 +34,7 @@ HOMES = {
     "read_config": "config",
     "load_model": "checkpoint",
     "gradient_statistics": "gradients",
-    "paired_gradient_statistics": "gradients",
+    "paired_gradient_statistics": "measuring",
     "OBJECTIVES": "objectives",
     "canonical_objective": "objectives",
     "Trial": "trial",

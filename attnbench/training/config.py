@@ -183,6 +183,9 @@ class TrialConfig(Section):
         from attnbench import attention
 
         host = info.data.get("host")
+        if host is not None:
+            site = "decoder_self" if host.kind == "decoder" else "encoder_self"
+            attention.refuse_idle(spec, layers=host.layers, sites=[site])
         return attention.canonical(spec, causal=host is not None and host.kind == "decoder")
 
     @field_validator("objective", mode="before")

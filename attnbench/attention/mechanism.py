@@ -158,6 +158,13 @@ class Mechanism(nn.Module):
         return None if cls.causal_ok else "every query would see the future"
 
     @classmethod
+    def draws_per_call(cls, settings: Parameters) -> bool:
+        """Whether some random number is drawn once per call for the whole batch, so that two passes of an
+        objective need two calls.
+        """
+        return False
+
+    @classmethod
     def shared_module(cls, settings: Parameters, shape: LayerShape) -> nn.Module | None:
         """The module that one network owns once for all its layers, or None."""
         return None

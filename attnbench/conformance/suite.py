@@ -44,7 +44,7 @@ def check(target: str | type[Mechanism], **parameters: Any) -> list[Result]:
     where left out. UsageError if there is no such mechanism or the parameters are wrong; whatever a check
     itself trips over, exceptions included, is that check's failure.
     """
-    subject = _subject(target, parameters)
+    subject = subject_of(target, parameters)
     return [run(name, subject) for name in CHECKS]
 
 
@@ -65,7 +65,8 @@ def run(name: str, subject: Subject) -> Result:
     return Result(name, outcome, detail, time.perf_counter() - start)
 
 
-def _subject(target: str | type[Mechanism], parameters: dict[str, Any]) -> Subject:
+def subject_of(target: str | type[Mechanism], parameters: dict[str, Any]) -> Subject:
+    """What `check` works on; UsageError if there is no such mechanism or the parameters are wrong."""
     if isinstance(target, str):
         (entry,) = read({"name": target, **parameters})
         canonical({"name": target, **parameters})

@@ -65,8 +65,7 @@ class LamParameters(Parameters):
 
 @register
 class Lam(Mechanism):
-    """A small network turns each query token into its row of the mask, which meets the logits before the
-    softmax.
+    """A small network turns each query token into its row of the mask, which meets the logits.
 
         h_i = ReLU(W_i h_(i-1) + b_i), h_0 = x       (B,N,hidden),  i = 1..n-1
         Mk  = act(W_n h_(n-1) + b_n)                 (B,N,N_max), sliced to (B,N,M); act is none

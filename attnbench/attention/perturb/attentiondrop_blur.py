@@ -164,6 +164,10 @@ class AttentionDropBlur(Mechanism):
             c.shared[f"{self.name}.sigma"] = draw()
         return c.shared[f"{self.name}.sigma"]
 
+    @classmethod
+    def draws_per_call(cls, settings: Any) -> bool:
+        return True
+
     def flops(self, n: int, m: int, training: bool = False) -> float:
         return 2.0 * self.settings.w * self.shape.heads * n * m if self.active(training) else 0.0
 

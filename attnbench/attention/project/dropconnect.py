@@ -76,5 +76,9 @@ class DropConnect(Mechanism):
     def _mask(self, c: Context, *shape: int) -> Tensor:
         return (c.rand(*shape) >= self.settings.p) / (1 - self.settings.p)
 
+    @classmethod
+    def draws_per_call(cls, settings: Any) -> bool:
+        return settings.granularity == "batch"
+
     def flops(self, n: int, m: int, training: bool = False) -> float:
         return 2.0 * len(self.settings.maps) * self.shape.width**2 if self.active(training) else 0.0

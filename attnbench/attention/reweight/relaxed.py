@@ -88,6 +88,10 @@ class Relaxed(Mechanism):
 
         return c.drawn(self.name, draw)
 
+    @classmethod
+    def draws_per_call(cls, settings: Any) -> bool:
+        return settings.fuzzy_std > 0
+
     def flops(self, n: int, m: int, training: bool = False) -> float:
         return 2.0 * self.shape.heads * n * m if self.active(training) else 0.0
 

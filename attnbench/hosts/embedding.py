@@ -63,7 +63,11 @@ class Embedding(nn.Module):
                 nn.init.normal_(parameter, std=std)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = self.project(self.patches(inputs)) if self.image else self.tokens(inputs)
+        x = (
+            self.project(self.patches(inputs).to(self.project.weight.dtype))
+            if self.image
+            else self.tokens(inputs)
+        )
         if self.cls is not None:
             x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1)
         return x if self.position is None else x + self.position[: x.shape[1]]

@@ -89,7 +89,7 @@ def test_padding_never_changes_the_output(arm, pool) -> None:
         model(torch.where(mask, tokens, filler), key_mask=mask).logits
         for filler in (torch.zeros_like(tokens), inputs_of(TOKENS, seed=1))
     ]
-    assert torch.allclose(*outputs, rtol=0, atol=1e-12)
+    assert torch.allclose(outputs[0], outputs[1], rtol=0, atol=1e-12)
     for row, length in enumerate(lengths.tolist()):
         alone = model(tokens[row : row + 1, :length]).logits
         assert torch.allclose(alone[0], outputs[0][row], rtol=0, atol=1e-12)
@@ -248,6 +248,15 @@ def test_order_matters_with_positions_and_not_without(position) -> None:
         model = randomised(model_of(signature=TOKENS, position=kind)).double().eval()
         same = torch.allclose(model(tokens).logits, model(tokens.flip(1)).logits, atol=1e-10)
         assert same is not matters
+
+
+@pytest.mark.parametrize("signature", [IMAGES, TOKENS, TEXT], ids=["images", "tokens", "text"])
+def test_a_host_in_bfloat16_takes_the_same_inputs(signature) -> None:
+    model = model_of(signature=signature, dropout=0.1)
+    exact = model.eval()(inputs_of(signature)).logits
+    rounded = model.bfloat16().eval()(inputs_of(signature)).logits
+    assert rounded.dtype == torch.bfloat16 and torch.allclose(rounded.float(), exact, atol=0.1)
+    model.train()(inputs_of(signature), draws=Draws(0, 0)).logits.float().sum().backward()
 
 
 def test_weights_are_returned_when_asked_for() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from attnbench.errors import UsageError
 from attnbench.workloads import PARTS, canonical, check, folds, load, workloads
 
-SMALL = [
+SMALL: list[dict[str, Any]] = [
     {"name": "digits"},
     {"name": "digits", "folds": 3, "subset": 100},
     {"name": "mqar", "examples": 3000, "test_examples": 200},

@@ -48,8 +48,11 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
+    if not rows:
+        print(f"no {what} here")
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = list(rows[0]) if rows else ["name"]
+    columns = [column for column in rows[0] if any(row[column] is not None for row in rows)]
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in ("name", "id"))
     for row in rows:
@@ -80,7 +83,8 @@ def show(
 
     from attnbench.cli.mechanism_page import page
 
-    Console().print(page(mechanism, name, length, seed))
+    console = Console()
+    console.print(page(mechanism, name, length, seed, coloured=console.color_system is not None))
 
 
 def check(
@@ -110,7 +114,7 @@ def check(
         marks = {"passed": "[green]ok[/]  ", "failed": "[red]FAIL[/]", "does not apply": "[dim]-[/]   "}
         for result in results:
             detail = (
-                f" [dim]{result.detail}[/]" if result.outcome != "failed" else f"\n       {result.detail}"
+                f"[dim]: {result.detail}[/]" if result.outcome != "failed" else f"\n       {result.detail}"
             )
             out.print(
                 f"{marks[result.outcome]} {result.name.replace('_', ' ')}{detail if result.detail else ''}",
@@ -129,13 +133,7 @@ def _attention() -> list[Row]:
     from attnbench.attention import mechanisms
 
     return [
-        {
-            "name": m.name,
-            "summary": m.summary,
-            "arxiv": m.arxiv,
-            "stages": list(m.stages),
-            "causal": m.causal_ok,
-        }
+        {"name": m.name, "arxiv": m.arxiv, "stages": list(m.stages), "summary": m.summary}
         for m in mechanisms().values()
     ]
 
@@ -144,14 +142,14 @@ def _workloads() -> list[Row]:
     from attnbench.workloads import workloads
 
     return [
-        {"name": n, "summary": w.summary, "arxiv": getattr(w, "arxiv", None)} for n, w in workloads().items()
+        {"name": n, "arxiv": getattr(w, "arxiv", None), "summary": w.summary} for n, w in workloads().items()
     ]
 
 
 def _hosts() -> list[Row]:
     from attnbench.hosts import hosts
 
-    return [{"name": name, "summary": summary, "arxiv": None} for name, summary in hosts().items()]
+    return [{"name": name, "arxiv": None, "summary": summary} for name, summary in hosts().items()]
 
 
 def _claims() -> list[Row]:
@@ -170,7 +168,7 @@ def _jobs(directory: Path) -> list[Row]:
     for path in sorted(directory.rglob("*.y*ml")):
         first = path.read_text(encoding="utf-8").lstrip().partition("\n")[0]
         summary = first.lstrip("# ") if first.startswith("#") else ""
-        rows.append({"name": path.stem, "summary": summary, "path": str(path), "arxiv": None})
+        rows.append({"name": path.stem, "arxiv": None, "path": str(path), "summary": summary})
     return rows
 
 

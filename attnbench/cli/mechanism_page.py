@@ -18,15 +18,31 @@ from attnbench.errors import UsageError
 
 WIDTH, HEADS = 32, 2
 BLACK, WHITE = 232, 255  # of the terminal's 256 colours
+SHADES = " ░▒▓█"
 
 
-def page(mechanism: type[Mechanism], name: str, length: int, seed: int) -> RenderableType:
-    """Everything that `attnbench show` prints."""
+def page(
+    mechanism: type[Mechanism], name: str, length: int, seed: int, coloured: bool = True
+) -> RenderableType:
+    """Everything that `attnbench show` prints; without colours the map is drawn in hatching."""
     paper = f"https://arxiv.org/abs/{mechanism.arxiv}" if mechanism.arxiv else "no arXiv paper; see the text"
     head = Text.assemble((mechanism.name, "bold"), f"  {mechanism.summary}\n", (paper, "dim"))
     facts = Text(f"stages: {', '.join(mechanism.stages)}", "dim")
-    text = Padding(Text(inspect.getdoc(mechanism) or ""), (1, 0, 1, 0))
-    return Group(head, facts, text, _parameters(mechanism), *_pictures(mechanism, name, length, seed))
+    text = Padding(Text(reflowed(inspect.getdoc(mechanism) or "")), (1, 0, 1, 0))
+    return Group(
+        head, facts, text, _parameters(mechanism), *_pictures(mechanism, name, length, seed, coloured)
+    )
+
+
+def reflowed(text: str) -> str:
+    """Prose joined to whole paragraphs, so that the terminal breaks it; indented equations as they are."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if lines and line and lines[-1] and not line.startswith(" ") and not lines[-1].startswith(" "):
+            lines[-1] += " " + line
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _parameters(mechanism: type[Mechanism]) -> Table:
@@ -41,24 +57,21 @@ def _parameters(mechanism: type[Mechanism]) -> Table:
     return table
 
 
-def _pictures(mechanism: type[Mechanism], name: str, length: int, seed: int) -> list[RenderableType]:
-    """The first head's map in training, with the same projections and input as plain softmax."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(1, length, WIDTH, generator=generator)
+def _pictures(
+    mechanism: type[Mechanism], name: str, length: int, seed: int, coloured: bool
+) -> list[RenderableType]:
+    """The first head's map in training, beside plain softmax with the same projections and input."""
+    x = torch.randn(1, length, WIDTH, generator=torch.Generator().manual_seed(seed))
     try:
-        maps = {"softmax": _map("softmax", x, seed), mechanism.name: _map(name, x, seed)}
+        maps = {label: _map(label, x, seed) for label in dict.fromkeys(("softmax", name))}
     except UsageError as error:
         return [Text(f"\nno picture: {error}", "dim")]
-    if mechanism.name == "softmax":
-        maps.pop("softmax", None)
-        maps = {"softmax": _map("softmax", x, seed)}
     top = max(weights.max().item() for weights in maps.values())
     drawn = [
-        Group(Text(f"{label} (rows: queries, columns: keys)"), draw(weights, top))
-        for label, weights in maps.items()
+        Group(Text(label), (draw if coloured else hatch)(weights, top)) for label, weights in maps.items()
     ]
-    stats = f"first head, training mode, random input of seed {seed}; white = {top:.2f}"
-    return [Text(), Columns(drawn, padding=(0, 4)), Text(stats, "dim")]
+    note = f"rows: queries, columns: keys; first head, in training, random input; brightest = {top:.2f}"
+    return [Text(), Columns(drawn, padding=(0, 4)), Text(note, "dim")]
 
 
 def _map(name: str, x: torch.Tensor, seed: int) -> torch.Tensor:
@@ -69,7 +82,7 @@ def _map(name: str, x: torch.Tensor, seed: int) -> torch.Tensor:
         layer: AttentionLayer = build(name, **shape)
         torch.manual_seed(seed)
         for projection in (layer.q, layer.k):
-            torch.nn.init.normal_(projection.weight, std=2 * WIDTH**-0.5)  # wide enough to show a structure
+            torch.nn.init.normal_(projection.weight, std=1.3 * WIDTH**-0.5)  # wide enough to show a structure
             torch.nn.init.zeros_(projection.bias)
         shared = {"embedded": x, "modules": shared_modules(name, layers=1, **shape)}
         generator = torch.Generator().manual_seed(seed)
@@ -89,3 +102,9 @@ def draw(weights: torch.Tensor, top: float) -> Text:
             picture.append("▀", f"color({above}) on color({below})")
         picture.append("\n")
     return picture
+
+
+def hatch(weights: torch.Tensor, top: float) -> Text:
+    """A map without colours: two characters an entry, from blank for 0 to full for `top`."""
+    levels = ((weights / top).clamp(0, 1).sqrt() * (len(SHADES) - 1)).round().long().tolist()
+    return Text("\n".join("".join(2 * SHADES[level] for level in row) for row in levels))

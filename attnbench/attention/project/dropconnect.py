@@ -4,7 +4,7 @@ proceedings.mlr.press/v28/wan13).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn

@@ -118,10 +118,9 @@ def settle_passes(objective: dict[str, Any], attention: list[dict[str, Any]]) ->
 
     Raises UsageError for "concatenated" beside a mechanism that draws once per call.
     """
-    from attnbench.attention import mechanisms
+    from attnbench.attention.specification import read
 
-    known = mechanisms()
-    per_call = [entry["name"] for entry in attention if getattr(known.get(entry["name"]), "draws_per_call", False)]
+    per_call = [entry.mechanism.name for entry in read(attention) if entry.mechanism.draws_per_call(entry.settings)]
     if objective["passes"] == "concatenated" and per_call:
         raise UsageError(
             f"objective {objective['name']}: passes: concatenated would give both passes the same draw, because "

@@ -142,7 +142,8 @@ _CONFIGURATIONS = f"""
         from by_seed group by all
     ),
     sizes as (
-        select {_SAME}, count(*) filter (status <> 'ok') as not_ok, avg(cost_ratio order by cost_ratio) as cost_ratio,
+        select {_SAME}, count(*) filter (status <> 'ok') as not_ok,
+               avg(cost_ratio order by cost_ratio) as cost_ratio,
                any_value(parameters) as parameters, any_value(forward_flops) as forward_flops
         from entered left join costs using (sweep, trial_id, attempt) group by all
     )

@@ -20,21 +20,21 @@ def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON
     """Every workload's data: embedded in the installation, found in a folder, or still to be fetched."""
     import json
 
-    from attnbench.errors import UsageError
     from attnbench.workloads import workloads
-    from attnbench.workloads.data import SOURCES, data_path
+    from attnbench.workloads.data import SOURCES, found_form, search_folders
 
     rows: list[dict[str, object]] = []
     for name, entry in sorted(workloads().items()):
         row: dict[str, object] = {"name": name, "state": "embedded"}
-        row |= {"path": None, "bytes": None, "url": None, "note": None}
+        row |= {"path": None, "form": None, "bytes": None, "url": None}
         if entry.data is not None:
             source = SOURCES[entry.data]
-            row |= {"bytes": source.bytes, "url": source.url, "note": source.note}
-            try:
-                row |= {"state": "here", "path": str(data_path(entry.data))}
-            except UsageError:
-                row["state"] = "missing"
+            row |= {"state": "missing", "bytes": source.bytes, "url": source.url}
+            for folder in search_folders(entry.data):
+                form = found_form(source, folder)
+                if form is not None:
+                    row |= {"state": "here", "path": str(folder), "form": form}
+                    break
         rows.append(row)
     if as_json:
         print(json.dumps(rows))
@@ -42,7 +42,7 @@ def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON
     width = max(len(str(row["name"])) for row in rows)
     says = {
         "embedded": lambda row: "embedded: part of every installation, or generated",
-        "here": lambda row: f"{row['path']}",
+        "here": lambda row: f"{row['path']} ({row['form']})",
         "missing": lambda row: f"not here: attnbench data fetch {row['name']} ({row['bytes'] / 1e6:.0f} MB)",
     }
     for row in rows:

@@ -53,7 +53,7 @@ class Embedding(nn.Module):
 
         A table that is shared with the head then gives logits of unit variance, and positions are as strong
         as tokens. Measured against the usual std of 0.02 with softmax: digits after 20 epochs 0.97 instead
-        of 0.91 test accuracy (4 seeds), MQAR at 0.99 after 5 epochs instead of 12.
+        of 0.91 test accuracy (4 seeds); MQAR at 0.99 in about half the epochs.
         """
         std = self.width**-0.5
         if not self.image:

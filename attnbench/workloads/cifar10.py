@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from attnbench.errors import UsageError
-from attnbench.workloads.data import SOURCES, cache_folder, data_path, found_format
+from attnbench.workloads.data import SOURCES, cache_folder, data_path, found_form
 from attnbench.workloads.ordering import by_class, take_turns
 from attnbench.workloads.registry import Parameters, register
 from attnbench.workloads.signature import Signature, Split, Workload
@@ -33,8 +33,7 @@ VAL_SHARE = 10
 
 @register("cifar10", data="cifar10")
 class CIFAR10(Parameters):
-    """CIFAR-10 (Krizhevsky 2009): 60,000 colour images, 32x32, 10 classes; a file of JPEG copies is lossy,
-    and named so.
+    """CIFAR-10: 60,000 colour images, 32x32, 10 classes.
 
     train 45,000; val 5,000 cut from the original training part (stratified, fixed); test 10,000. subset:
     use only that many training images (stratified; a smaller subset lies within a larger one);
@@ -83,15 +82,17 @@ def _split(images: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> Split:
 
 def _checksum(folder: Path) -> tuple[tuple[str, ...], str]:
     """The files of the form found in `folder`, and the sha256 of their contents in order."""
-    files = found_format(SOURCES["cifar10"], folder)
-    if files is None:
+    source = SOURCES["cifar10"]
+    form = found_form(source, folder)
+    if form is None:
         raise UsageError(f"{folder} no longer holds the data set cifar10")
+    files = source.forms[form]
     checksum = hashlib.sha256()
     for name in files:
         with (folder / name).open("rb") as file:
             while block := file.read(1 << 20):
                 checksum.update(block)
-    if len(files) == 1 and checksum.hexdigest() != SOURCES["cifar10"].sha256:
+    if len(files) == 1 and checksum.hexdigest() != source.sha256:
         # the archive holds pickles: nothing but the very file that is known may be opened
         raise UsageError(
             f"{folder / files[0]} is damaged or not the original: its sha256 is {checksum.hexdigest()}"

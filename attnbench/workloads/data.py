@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,27 +13,26 @@ from attnbench.errors import UsageError
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of files: the sets of files that a loader can read, best first, and where the original
-    is.
-    """
+    """A data set of files, in every form that its loader can read, and where the original is."""
 
     name: str
-    formats: tuple[tuple[str, ...], ...]
-    """Each is one complete form of the data: file names relative to the data set's folder."""
+    forms: Mapping[str, tuple[str, ...]]
+    """What a form is, best first, and the files that make it up, relative to the data set's folder."""
     url: str
     sha256: str
     bytes: int
-    note: str
 
 
 SOURCES = {
     "cifar10": Source(
         name="cifar10",
-        formats=(("cifar-10-python.tar.gz",), ("train.parquet", "test.parquet")),
+        forms={
+            "original archive": ("cifar-10-python.tar.gz",),
+            "Parquet copy, lossy where its images are JPEG": ("train.parquet", "test.parquet"),
+        },
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         bytes=170_498_071,
-        note="the original archive, or Parquet copies with JPEG images (lossy; columns image and label)",
     )
 }
 
@@ -57,18 +57,21 @@ def data_path(name: str) -> Path:
     """
     source = _source(name)
     for folder in search_folders(name):
-        if found_format(source, folder) is not None:
+        if found_form(source, folder) is not None:
             return folder
-    wanted = " or ".join(" and ".join(files) for files in source.formats)
+    wanted = " or ".join(" and ".join(files) for files in source.forms.values())
     raise UsageError(
         f"data set {name} is not on this machine: put {wanted} into {search_folders(name)[0]}, "
         f"or run 'attnbench data fetch {name}' ({source.bytes / 1e6:.0f} MB)"
     )
 
 
-def found_format(source: Source, folder: Path) -> tuple[str, ...] | None:
-    """The first complete form of the data in `folder`, or None."""
-    return next((files for files in source.formats if all((folder / file).is_file() for file in files)), None)
+def found_form(source: Source, folder: Path) -> str | None:
+    """The best form of the data that is complete in `folder`, a key of `source.forms`, or None."""
+    return next(
+        (form for form, files in source.forms.items() if all((folder / file).is_file() for file in files)),
+        None,
+    )
 
 
 def search_folders(name: str) -> list[Path]:

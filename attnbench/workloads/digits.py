@@ -26,9 +26,9 @@ VAL_SHARE = 8
 
 @register("digits")
 class Digits(Parameters):
-    """1,797 images of digits, 8x8, 10 classes (UCI Optical Recognition of Handwritten Digits, inside
-    scikit-learn).
+    """Handwritten digits: 1,797 images, 8x8, 10 classes.
 
+    They are the test set of UCI's Optical Recognition of Handwritten Digits, as scikit-learn carries it.
     folds: stratified folds; fold f is the test part, one eighth of the rest (stratified, fixed per fold) is
     the validation part, the remainder trains. With 5 folds: 1,257 train, 180 validation, 360 test, give or
     take one. subset: use only that many training examples (stratified; a smaller subset lies within a

@@ -29,7 +29,7 @@ ROWS = 2048
 
 @register("mqar")
 class MQAR(Parameters):
-    """Multi-query associative recall, generated (Zoology, arXiv 2312.04927): accuracy at the queries alone.
+    """Multi-query associative recall (Zoology, arXiv 2312.04927), generated.
 
     vocabulary V: keys are 1 to V/2-1, values V/2 to V-1, each at most once in an example. length N (even).
     pairs: keys with their values; passes: how often the pairs are shown (just read twice, arXiv

@@ -30,9 +30,9 @@ TENTHS = {0: "test", 1: "val"}
 
 @register("stdlib_bytes")
 class StdlibBytes(Parameters):
-    """Next byte of the Python standard library's own sources: some 10 MB of text, 256 symbols, bits per
-    byte.
+    """Next byte of the Python standard library's own sources.
 
+    Some 12 MB of text, 256 symbols. The metric is bits per byte.
     length: bytes in a window; windows do not overlap. Files are parted by a hash of their names (8 : 1 :
     1), so that no file has windows in two parts. subset: that many training windows, evenly spread;
     evaluation_subset: the same for validation and test each. null is all. The data differ between versions

@@ -99,6 +99,7 @@ def test_the_commands_say_what_is_here_and_where(folders: tuple[Path, Path]) -> 
         "cifar10": "missing",
     }
     fill(folders[0])
+    assert f"{folders[0]} (Parquet copy, lossy" in run.invoke(application(), ["data", "list"]).stdout
     assert run.invoke(application(), ["data", "path", "cifar10"]).stdout.strip() == str(folders[0])
     assert run.invoke(application(), ["data", "fetch", "cifar10"]).stdout.strip() == str(folders[0])
     assert "embedded" in run.invoke(application(), ["data", "path", "digits"]).stdout

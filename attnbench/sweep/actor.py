@@ -77,13 +77,13 @@ class Seat:
         self.settings = config
         self.config = TrialConfig.model_validate_json(config["config"])
         self.store = Store(config["results"])
-        self.sink = self._sink()
+        self.sink = self.store.sink(self.config.sweep, config["id"], config["attempt"])
         self.rungs = {float(rung) for rung in config["rungs"].split()}
         self.trial: Any = None
 
     def advance(self) -> dict[str, Any]:
         """Report of the next evaluation, or of the end. Never raises for what is the trial's own fault."""
-        finished = self.sink.finished if self.trial is None else None
+        finished = self._ended() if self.trial is None else None
         if finished is not None:  # written by the guard or the watch, or by a worker that died right after
             return self._report({**finished, "done": True})
         try:
@@ -93,7 +93,7 @@ class Seat:
                 return self._report({**self.trial.stop(), "status": "stopped", "done": True})
             while True:
                 report = self._report(self.trial.advance())
-                if report["done"] or report["time"] > self.recorded_until or report["time"] in self.rungs:
+                if report["done"] or report["time"] > self.replayed_until or report["time"] in self.rungs:
                     return report
         except Exception as error:
             self.close()
@@ -101,11 +101,10 @@ class Seat:
             return self._report({**self.end("failed", text), "done": True})
 
     def end(self, status: str, error: str) -> dict[str, Any]:
-        """Write the final row through a sink of its own: this may be another thread than the trial's."""
+        """Write the final row in the trial's stead."""
         from attnbench.sweep.ending import end_trial
 
-        sink = self._sink()
-        return sink.finished or end_trial(self.config, sink, status, error)
+        return end_trial(self.store, self.config, self.settings["id"], self.settings["attempt"], status, error)
 
     def close(self) -> None:
         """Let go of the engine; without it every trial leaves its model in the process."""
@@ -116,28 +115,29 @@ class Seat:
     def _open(self) -> None:
         from attnbench.training import Trial
 
-        recorded = self.sink.recorded()
-        unit = "epoch" if self.config.train.unit == "epochs" else "step"
-        self.recorded_until = round(recorded[-1][unit], 6) if recorded else -1.0
         checkpoints = Path(self.settings["results"]) / "checkpoints"
         self.trial = Trial(self.config, self.sink, checkpoints, device=None if self.settings["gpus"] else "cpu")
+        recorded = self.sink.recorded()  # as far as the checkpoint: the trial has cut the rest
+        self.replayed_until = position(self.config, recorded[-1]) if recorded else -1.0
 
-    def _sink(self) -> Any:
-        return self.store.sink(self.config.sweep, self.settings["id"], self.settings["attempt"])
+    def _ended(self) -> dict[str, Any] | None:
+        from attnbench.sweep.ending import ended_row
+
+        return ended_row(self.store, self.config, self.settings["id"], self.settings["attempt"])
 
     def _report(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """What Tune and the schedulers see of an evaluation or a final row. `time` is in the unit of the budget."""
-        epoch = figures.get("epoch", figures.get("epochs")) or 0.0
-        step = figures.get("step", figures.get("steps")) or 0
-        report = {
-            "done": bool(figures.get("done")),
-            "status": figures.get("status") or "ok",
-            "error": figures.get("error"),
-            "epoch": round(float(epoch), 6),
-            "step": int(step),
-            "time": round(float(epoch if self.config.train.unit == "epochs" else step), 6),
-        }
-        return report | {f"val_{name}": figures.get(f"val_{name}") for name in METRICS}
+        """What Tune and the schedulers see of an evaluation or a final row."""
+        report = {key: figures.get(key) for key in ("status", "error", *(f"val_{name}" for name in METRICS))}
+        return report | {"done": bool(figures.get("done")), "time": position(self.config, figures)}
+
+
+def position(config: Any, figures: Mapping[str, Any]) -> float:
+    """How far a trial was at a report or in a row, in the unit of its budget; whole epochs are whole."""
+    if config.train.unit == "steps":
+        return float(figures.get("step", figures.get("steps")) or 0)
+    epoch = float(figures.get("epoch", figures.get("epochs")) or 0.0)
+    # Rows keep epochs in single precision.
+    return float(round(epoch)) if abs(epoch - round(epoch)) < 1e-4 else epoch
 
 
 def warm_up(cpus: int, gpus: float) -> None:

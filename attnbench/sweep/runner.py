@@ -203,20 +203,16 @@ class _Run:
 
     def _reports(self, entry: Any) -> list[dict[str, Any]]:
         """A finished trial's evaluations as its worker reported them."""
-        unit = "epoch" if entry.planned.config.train.unit == "epochs" else "step"
+        from attnbench.sweep.actor import METRICS, position
+
         rows = self.store.reports(self.sweep.name, entry.planned.trial_id, entry.attempt)
-        return [
-            {"time": round(float(row[unit]), 6), **{f"val_{name}": row.get(name) for name in ("loss", "accuracy", "nll", "ece", "brier", "bits_per_byte")}}
-            for row in rows
-        ]
+        return [{"time": position(entry.planned.config, row), **{f"val_{name}": row.get(name) for name in METRICS}} for row in rows]
 
     def _record(self, trial_id: str, status: str, error: str) -> None:
         from attnbench.sweep.ending import end_trial
 
         entry = self.campaign.entries[trial_id]
-        sink = self.store.sink(self.sweep.name, trial_id, entry.attempt)
-        if sink.finished is None:
-            end_trial(entry.planned.config, sink, status, error)
+        end_trial(self.store, entry.planned.config, trial_id, entry.attempt, status, error)
 
 
 def _gpus(wanted: str | float, total: dict[str, float]) -> float:

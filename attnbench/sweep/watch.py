@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune import Callback, Stopper
+from ray.tune.stopper import NoopStopper
 
 from attnbench.sweep.campaign import Campaign
 from attnbench.sweep.progress import Progress
@@ -89,6 +90,10 @@ class Hopeless(Stopper):
 
     def stop_all(self) -> bool:
         return self.watch.hopeless is not None
+
+    def __reduce__(self) -> Any:
+        """Tune pickles its stopper into a snapshot that nobody reads; the watch holds a terminal and locks."""
+        return NoopStopper, ()
 
 
 def _last_line(trial: Any) -> str:

@@ -44,9 +44,11 @@ def query(
     ] = 60.0,
     memory: Annotated[str, typer.Option("--memory", help="What DuckDB may use, for example 4GB.")] = "1GB",
 ) -> None:
-    """Answer an SQL question over all results, read-only: tables trials, steps, gradients, robustness,
-    requests,
-    cost, cost_ratios, verdicts; views leaderboard, best_by_attention, pareto, curves, running."""
+    """Answer an SQL question over all results, read-only.
+
+    Tables: trials, steps, gradients, robustness, requests, cost, cost_ratios, verdicts.
+    Views: leaderboard, best_by_attention, pareto, curves, running.
+    """
     import sys
 
     from attnbench.errors import UsageError

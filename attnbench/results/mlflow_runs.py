@@ -49,7 +49,7 @@ class Mirror:
         self._experiments: dict[str, str] = {}
         self._runs: dict[str, dict[str, _Run]] = {}
         self._seen: dict[tuple[str, str], tuple] = {}
-        self._sent: dict[str, dict[str, float]] = {}
+        self._sent: dict[str, dict[str, int]] = {}
 
     def sync(self, sweep: str, progress: Callable[[int, int], None] | None = None) -> int:
         """Send whatever MLflow lacks of a sweep; the number of runs written to."""
@@ -139,9 +139,8 @@ class Mirror:
         if final is not None:
             end_ms = milliseconds(final.get("ended_at")) or base_ms
             figures = {**final_figures(final), **self._side_figures(sweep, trial, attempt)}
-            metrics += [
-                Metric(name, value, end_ms, final.get("steps") or 0) for name, value in figures.items()
-            ]
+            last_step = final.get("steps") or 0
+            metrics += [Metric(name, value, end_ms, last_step) for name, value in figures.items()]
         for at in range(0, len(params), 100):  # REST takes 100 parameters and 1000 metrics at once
             self.client.log_batch(run.run_id, params=params[at : at + 100])
         for at in range(0, len(metrics), 1000):
@@ -173,9 +172,9 @@ class Mirror:
         self._runs[sweep][trial] = _Run(created.info.run_id, attempt, False)
         return self._runs[sweep][trial], True
 
-    def _last_steps(self, run_id: str, names: Iterable[str]) -> dict[str, float]:
+    def _last_steps(self, run_id: str, names: Iterable[str]) -> dict[str, int]:
         """For a run that an earlier mirror began: the last step that it has of each series."""
-        last = {}
+        last: dict[str, int] = {}
         for name in names:
             history = self.client.get_metric_history(run_id, name)
             if history:
@@ -213,7 +212,7 @@ def _signature(trial: str, attempt: int, listings: Mapping[str, Snapshot]) -> tu
 
 
 def _step_tables(store: Store, sweep: str, wanted: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
-    """Each wanted trial with its step rows as an Arrow table; a merged file is read once for all its trials."""
+    """Each wanted trial with its step rows, an Arrow table; a merged file is read once for all its trials."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -40,8 +40,9 @@ class JobClient:
         self._probe(token)
         from ray.job_submission import JobSubmissionClient
 
-        # Ray announces every log stream that it closes.
-        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+        # Ray announces every upload and every log stream that it closes.
+        for chatty in ("ray.dashboard.modules", "ray._private.runtime_env"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
         # The token goes into the header here, since Ray reads its own variables only once per process.
         headers = {"Authorization": f"Bearer {token}"} if token else None

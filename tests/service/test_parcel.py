@@ -19,7 +19,7 @@ def here(tmp_path, monkeypatch):
     """A user's folder: a job that names a mechanism file, beside results and a secret."""
     folder = tmp_path / "project"
     for path, text in {
-        "jobs/sweep.yaml": 'sweep: s\nattention: [softmax, "ideas/mine.py:Mine", {name: "ideas/other.py:Other", p: 0.1}]\n',
+        "jobs/sweep.yaml": 'attention: [softmax, "ideas/mine.py:Mine", {name: "ideas/other.py:Other"}]\n',
         "ideas/mine.py": "class Mine: ...\n",
         "ideas/other.py": "class Other: ...\n",
         "ideas/unnamed.py": "",

@@ -99,7 +99,8 @@ def test_the_sessions_token_is_not_sent_to_another_address(attnbench, tmp_path):
         "        print(self.headers.get('Authorization'), file=sys.stderr, flush=True)\n"
         "        self.send_response(401); self.end_headers()\n"
         "    def log_message(self, *a): pass\n"
-        "s = http.server.HTTPServer(('127.0.0.1', 0), H); print(s.server_port, flush=True); s.handle_request()\n"
+        "s = http.server.HTTPServer(('127.0.0.1', 0), H)\n"
+        "print(s.server_port, flush=True); s.handle_request()\n"
     )
     server = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
     answer = attnbench("jobs", "list", "--address", f"http://127.0.0.1:{server.stdout.readline().strip()}")
@@ -133,7 +134,10 @@ def test_an_unknown_job_is_one_clear_line(attnbench):
 
 def test_everything_that_listens_does_so_on_loopback(session, client):
     # A job with a task in it, so that a driver and workers are among what listens.
-    task = 'import ray; ray.init(); ray.get(ray.remote(lambda: 1).remote()); print("ready", flush=True); import time; time.sleep(60)'
+    task = (
+        "import ray, time; ray.init(); ray.get(ray.remote(lambda: 1).remote());"
+        'print("ready", flush=True); time.sleep(60)'
+    )
     job = client.submit(f"exec {sys.executable} -c '{task}'", name="listen")
     while "ready" not in client.logs(job):
         assert client.wait(job, limit_s=0) in ("PENDING", "RUNNING")

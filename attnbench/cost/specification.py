@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,6 +80,12 @@ class CostSpec(BaseModel):
         if self.host is not None and "step" not in self.modes:
             raise ValueError("host is only used by mode step, which modes does not list")
         return self
+
+    @property
+    def identity(self) -> str:
+        """cost_id: the name and eight digits of what is asked; asking again is a new attempt of it."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return f"{self.cost}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
     def arms(self) -> list[Arm]:
         """Every arm that `attention` expands to; UsageError names the entry that is wrong."""

@@ -56,8 +56,8 @@ def build_subject(
     UsageError if the mechanism has no such path in this mode (the sentence says which stage has none).
 
     forward: training mode without a graph. forward_backward: gradients of the input and of all
-    parameters, from a fixed gradient of the output. eval: evaluation mode without a graph. step: zero
-    gradients, loss, backward, AdamW at a learning rate of 0, which does all its work and leaves the
+    parameters, from a fixed gradient of the output. eval: evaluation mode without a graph. step:
+    loss, backward, AdamW at a learning rate of 0, which does all its work and leaves the
     weights where they are, so that the ten-thousandth call computes what the first did. bf16 and fp64 are
     the type of weights and input alike.
     """
@@ -152,7 +152,6 @@ def _step(
     def step() -> str:
         nonlocal done
         done += 1
-        optimiser.zero_grad()
         if together:
             outputs = [model(torch.cat([inputs] * passes), draws=Draws(seed, done))]
             logits = list(outputs[0].logits.chunk(passes))
@@ -168,6 +167,7 @@ def _step(
                 loss = loss + extra / len(outputs)
         loss.backward()
         optimiser.step()
+        optimiser.zero_grad()  # last, so that a step's gradients count as its own memory
         return outputs[0].stats["path"]
 
     return Subject(step, step())

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ _TABLES = (
             BIGINT: seed fold
             VARCHAR: role
             JSON: config
-            TIMESTAMP: requested_at
+            TIMESTAMP: requested_at interrupted_at
         """),
     ),
     Table(

@@ -59,13 +59,27 @@ class Store:
 
     def request(self, sweep: str, rows: Iterable[Row]) -> None:
         """Record the trials that a sweep asks for, added to those it asked for before (the first request's
-        time stays).
+        time stays); what was interrupted is so no more.
         """
+        rows = list(rows)
         known = {row["trial_id"]: row for row in self.rows("requests", sweep)}
         now = datetime.now(UTC)
         new = [{"requested_at": now, **row} for row in rows if row["trial_id"] not in known]
-        if new:
-            self.replace("requests", sweep, "plan", [*known.values(), *new])
+        again = {row["trial_id"] for row in rows if known.get(row["trial_id"], {}).get("interrupted_at")}
+        if new or again:
+            kept = [{**row, "interrupted_at": None} if key in again else row for key, row in known.items()]
+            self.replace("requests", sweep, "plan", [*kept, *new])
+
+    def interrupt(self, sweep: str, trial_ids: Iterable[str]) -> None:
+        """Mark requested trials that a person stopped before they ended: no final row, and they can go on."""
+        interrupted = set(trial_ids)
+        now = datetime.now(UTC)
+        rows = [
+            {**row, "interrupted_at": now} if row["trial_id"] in interrupted else row
+            for row in self.rows("requests", sweep)
+        ]
+        if interrupted:
+            self.replace("requests", sweep, "plan", rows)
 
     def replace(self, table: str, sweep: str, key: str, rows: Iterable[Row]) -> None:
         """Make `rows` all that `key` has in `table` (its first segment; for tables that no trial writes)."""

@@ -212,7 +212,8 @@ VIEWS: dict[str, str] = {
         left join trials t on t.sweep = s.sweep and t.trial_id = s.trial_id and t.attempt = s.attempt
         left join requests r on r.sweep = s.sweep and r.trial_id = s.trial_id
     """,
-    # What was asked for and has no final row: under way (or killed) where it has steps, else waiting.
+    # What was asked for and has no final row: interrupted by a person, else under way (or killed) where it
+    # has steps, else waiting.
     "running": """
         with last as (
             select sweep, trial_id, attempt, max(step) as step, max(epoch) as epoch, max(seconds) as seconds,
@@ -224,7 +225,8 @@ VIEWS: dict[str, str] = {
         )
         select coalesce(r.sweep, l.sweep) as sweep, coalesce(r.trial_id, l.trial_id) as trial_id,
                coalesce(r.arm, r.mechanism) as arm, r.mechanism, r.seed, r.fold, r.role,
-               case when l.trial_id is null then 'waiting' else 'started' end as state,
+               case when r.interrupted_at is not null then 'interrupted'
+                    when l.trial_id is null then 'waiting' else 'started' end as state,
                l.attempt, l.step, l.epoch, l.seconds, l.train_loss, l.val_loss, l.val_accuracy,
                l.val_bits_per_byte
         from requests r full join last l on l.sweep = r.sweep and l.trial_id = r.trial_id

@@ -79,6 +79,7 @@ class Cluster:
             if self.local:
                 raise self._error
             raise UsageError(f"no Ray cluster answers at '{self.address}': {' '.join(str(self._error).split())[:200]}")
+        _take_signals_back()
         import ray
 
         return dict(ray.cluster_resources())
@@ -118,6 +119,12 @@ class Cluster:
                 ray.init(address=self.address, **quiet)
         except BaseException as error:
             self._error = error
+
+
+def _take_signals_back() -> None:
+    """Ray's core takes SIGTERM for itself when it connects, and would die of it with a stack trace."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _close_to_others() -> None:

@@ -80,6 +80,7 @@ def run_sweep(
     own = cluster is None
     cluster = cluster or Cluster(address, cpus).start()
     mirrored = _start_mirror(store, sweep.name) if mirror else None
+    campaign: Campaign | None = None
     try:
         campaign = Campaign(sweep, store, fresh=fresh)
         resumed = sum(entry.before for entry in campaign.entries.values())
@@ -91,6 +92,10 @@ def run_sweep(
             sweep.name, dict(campaign.counts()), resumed, time.monotonic() - started,
             None if first is None else first - started, run.workers, run.workers_used, run.hopeless,
         )  # fmt: skip
+    except KeyboardInterrupt:
+        if campaign is not None:
+            store.interrupt(sweep.name, [key for key, entry in campaign.entries.items() if entry.status is None])
+        raise
     finally:
         if own:
             cluster.close()
@@ -144,21 +149,23 @@ class _Run:
         limit = header.memory_gb * 1e9 if header.memory_gb else default_limit_bytes(shape["CPU"], total.get("CPU", 1.0))
         common = {
             "results": str(self.store.path), "cwd": os.getcwd(), "pool": self.name, "pool_size": min(self.workers, len(self.campaign.todo)),
-            "cpus": int(shape["CPU"]), "gpus": gpus, "memory_bytes": int(limit),
+            "workers": header.resources.workers, "cpus": int(shape["CPU"]), "gpus": gpus, "memory_bytes": int(limit), "storage": str(storage / self.name),
         }  # fmt: skip
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self.workers)
-        bundles = [shape] if header.resources.workers == 1 else [{}, *[shape] * header.resources.workers]
+        # With several workers per trial the actor is a proxy that takes no resources: its TorchTrainer does.
+        alone = header.resources.workers == 1
+        scheduler = self._scheduler(None if alone else self.workers)
         try:
             tune.run(
                 TrialActor,
                 name=self.name,
                 storage_path=str(storage),
-                search_alg=Feed(self.campaign, common),
-                scheduler=self._scheduler(),
+                search_alg=Feed(self.campaign, common, scheduler.has_room),
+                scheduler=scheduler,
                 callbacks=[watch],
                 stop=Hopeless(watch),
                 num_samples=sys.maxsize,
-                resources_per_trial=tune.PlacementGroupFactory(bundles),
+                resources_per_trial=tune.PlacementGroupFactory([shape if alone else {"node:__internal_head__": 0.001}]),
                 reuse_actors=True,
                 max_failures=header.retries,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
@@ -172,19 +179,19 @@ class _Run:
             self.first_report_at = watch.first_report_at
             self.hopeless = watch.hopeless
 
-    def _scheduler(self) -> Any:
-        """Grid: in order. Halving and ASHA: what ended before is put into its rungs first."""
+    def _scheduler(self, limit: int | None) -> Any:
+        """Grid: in order. Halving and ASHA: what ended before is put into its rungs first. limit: trials at once, if not by resources."""
         from attnbench.sweep.ladder import Ladder
         from attnbench.sweep.schedulers import Asha, Halving, Resuming
 
         search, campaign = self.sweep.search, self.campaign
         if not search.prunes:
-            return Resuming(self.workers)
+            return Resuming(self.workers, limit)
         groups = {entry.planned.group: entry.planned.config.train for entry in campaign.entries.values() if entry.planned.config.role == "tune"}
         rungs = {group: self.sweep.rungs(train.budget) for group, train in groups.items()}
         if search.kind == "asha":
             first = min(rung[0] for rung in rungs.values())
-            scheduler = Asha({group: train.budget for group, train in groups.items()}, first, search.reduction, campaign.score, self.workers)
+            scheduler = Asha({group: train.budget for group, train in groups.items()}, first, search.reduction, campaign.score, self.workers, limit)
             for group in groups:
                 for entry in campaign.members(group):
                     if entry.before:
@@ -199,11 +206,11 @@ class _Run:
                     for report in self._reports(entry):
                         ladders[group].report(entry.planned.trial_id, report["time"], campaign.score(report))
                     ladders[group].fail(entry.planned.trial_id)  # it will not report again
-        return Halving(ladders, campaign.score, self.workers)
+        return Halving(ladders, campaign.score, self.workers, limit)
 
     def _reports(self, entry: Any) -> list[dict[str, Any]]:
         """A finished trial's evaluations as its worker reported them."""
-        from attnbench.sweep.actor import METRICS, position
+        from attnbench.sweep.seat import METRICS, position
 
         rows = self.store.reports(self.sweep.name, entry.planned.trial_id, entry.attempt)
         return [{"time": position(entry.planned.config, row), **{f"val_{name}": row.get(name) for name in METRICS}} for row in rows]

@@ -16,8 +16,6 @@ from attnbench.attention import canonical, describe
 from attnbench.attention.draws import stable_seed
 from attnbench.cost.clocks import clock_for
 from attnbench.cost.equality import difference
-from attnbench.cost.flops import counted_flops
-from attnbench.cost.memory import peak_bytes
 from attnbench.cost.protocol import FIRST_LOOK, Paired, measure_blocks, measure_pair
 from attnbench.cost.specification import Arm, Cell, CostSpec
 from attnbench.cost.subject import Objective, Subject, build_subject, host_config
@@ -222,14 +220,14 @@ def _write(
     outcome: Outcome,
 ) -> None:
     """One row per block to `cost`, one row to `cost_ratios`; memory and FLOPs are measured here, apart."""
-    spec, device = plan.spec, plan.device
+    spec = plan.spec
     shape: Row = {"batch": cell.batch, "heads": cell.heads, "length": cell.length, "head_dim": cell.head_dim}
     network = {"network": spec.host or "block"} if cell.mode == "step" else {}
     common: Row = {
         "mechanism": describe(arm.attention), "attention": arm.attention, "objective": arm.written_objective,
         "baseline": plan.baseline.name, "baseline_path": baseline.path, "path": variant.path,
         "shape": {**shape, "causal": cell.causal, **network}, **shape, "causal": cell.causal,
-        "mode": cell.mode, "precision": cell.precision, "device": device.type, "threads": spec.threads,
+        "mode": cell.mode, "precision": cell.precision, "device": plan.device.type, "threads": spec.threads,
         "repeat": repeat,
     }  # fmt: skip
     blocks = [
@@ -244,9 +242,8 @@ def _write(
         **common, "ratio": found.wall.ratio, "ratio_low": found.wall.low, "ratio_high": found.wall.high,
         "cpu_ratio": found.cpu_ratio, "half_width": found.wall.half_width, "reached": found.reached,
         "blocks": len(found.blocks), "contended": found.contended,
-        "peak_bytes": peak_bytes(variant.call, device),
-        "baseline_peak_bytes": peak_bytes(baseline.call, device),
-        "flops": counted_flops(variant.call), "baseline_flops": counted_flops(baseline.call),
+        "peak_bytes": variant.peak_bytes, "baseline_peak_bytes": baseline.peak_bytes,
+        "flops": variant.flops, "baseline_flops": baseline.flops,
         "measured_at": datetime.now(UTC),
     }  # fmt: skip
     sink.add("cost", blocks)

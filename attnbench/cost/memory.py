@@ -41,7 +41,7 @@ def _allocations(call: Callable[[], object]) -> list[int]:
     from torch.profiler import ProfilerActivity, profile
 
     with _quiet_stderr():
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             call()
         recorded = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     events = sorted((e for e in recorded if e.name() == "[memory]"), key=lambda e: e.start_ns())

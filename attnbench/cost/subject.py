@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from attnbench.attention import Draws, build, seed_parameters, shared_modules
 from attnbench.attention.draws import stable_seed
+from attnbench.cost.flops import counted_flops
+from attnbench.cost.memory import peak_bytes
 from attnbench.cost.specification import Cell
 from attnbench.errors import UsageError
 from attnbench.hosts import HostConfig, build_host
@@ -35,10 +38,24 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """A call that can be repeated at will, and the attention path that ran in it."""
+    """A call that can be repeated at will, and the attention path that ran in it.
+
+    peak_bytes and flops are measured at first use, in calls of their own.
+    """
 
     call: Callable[[], object]
     path: str
+    device: torch.device
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Memory of one call above what existed before it."""
+        return peak_bytes(self.call, self.device)
+
+    @cached_property
+    def flops(self) -> float:
+        """Matrix products and attention of one call."""
+        return counted_flops(self.call)
 
 
 def build_subject(
@@ -74,7 +91,7 @@ def build_subject(
             with torch.no_grad():
                 return carried(x, generator)[1].stats["path"]
 
-        return Subject(forward, forward())
+        return Subject(forward, forward(), device)
     x.requires_grad_()
     wanted = [x, *carried.parameters()]
     slope = _random((cell.batch, cell.length, cell.width), seed + 1, device).to(DTYPES[cell.precision])
@@ -88,7 +105,7 @@ def build_subject(
             tensor.grad = None
         return aux.stats["path"]
 
-    return Subject(forward_backward, forward_backward())
+    return Subject(forward_backward, forward_backward(), device)
 
 
 class _Carried(nn.Module):
@@ -170,7 +187,7 @@ def _step(
         optimiser.zero_grad()  # last, so that a step's gradients count as its own memory
         return outputs[0].stats["path"]
 
-    return Subject(step, step())
+    return Subject(step, step(), device)
 
 
 def _network(

@@ -1,14 +1,15 @@
 """A whole measurement, small: complete rows, honest gaps, the command line."""
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from attnbench.cli.main import main
 from attnbench.cost import CostSpec, run_cost
 from attnbench.cost.measure import device_of, threads
 from attnbench.errors import UsageError
@@ -149,9 +150,30 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     assert device_of(spec(device="cpu")).type == "cpu"
 
 
-def attnbench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "attnbench.cli.main", "cost", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+class Ended:
+    """How a command ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def attnbench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """The command line, run in this process in an empty folder: a new one imports torch for seconds."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["attnbench", "cost", *arguments])
+        try:
+            main()
+            code: Any = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        return Ended(code, *capfd.readouterr())
+
+    return command
 
 
 SPEC = """\
@@ -163,36 +185,38 @@ limit_s: 0.05
 """
 
 
-def test_the_command_writes_rows_that_a_second_run_supersedes(tmp_path: Path) -> None:
+def test_the_command_writes_rows_that_a_second_run_supersedes(
+    tmp_path: Path, attnbench: Callable[..., Ended]
+) -> None:
     (tmp_path / "c.yaml").write_text(SPEC)
-    done = attnbench("c.yaml", "--json", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    done = attnbench("c.yaml", "--json")
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
     assert len(answer["ratios"]) == 5
-    shown = attnbench("c.yaml", folder=tmp_path)
-    assert "algebra" not in shown.stdout and "alibi" in shown.stdout and "95 %" in shown.stdout
+    shown = attnbench("c.yaml")
+    assert "algebra" not in shown.out and "alibi" in shown.out and "95 %" in shown.out
     rows = Store(tmp_path / "results").rows("cost_ratios", "small")
     assert len(rows) == 5 and {row["attempt"] for row in rows} == {2}
 
 
-def test_a_wrong_file_ends_the_command_in_one_line(tmp_path: Path) -> None:
+def test_a_wrong_file_ends_the_command_in_one_line(tmp_path: Path, attnbench: Callable[..., Ended]) -> None:
     (tmp_path / "c.yaml").write_text(SPEC.replace("alibi", "alibbi"))
-    done = attnbench("c.yaml", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("attnbench: c.yaml:2: attention[0]") and done.stderr.count("\n") == 1
+    done = attnbench("c.yaml")
+    assert done.code == 2
+    assert done.err.startswith("attnbench: c.yaml:2: attention[0]") and done.err.count("\n") == 1
     assert not (tmp_path / "results").exists()
 
 
-def test_a_wrong_fused_path_is_exit_code_one(tmp_path: Path) -> None:
+def test_a_wrong_fused_path_is_exit_code_one(tmp_path: Path, attnbench: Callable[..., Ended]) -> None:
     (tmp_path / "wrong.py").write_text(BROKEN.format(value="0.0", when="always"))
     (tmp_path / "c.yaml").write_text(SPEC.replace("alibi", "wrong.py:Broken"))
-    done = attnbench("c.yaml", folder=tmp_path)
-    assert done.returncode == 1
-    assert "never timed" in done.stdout
+    done = attnbench("c.yaml")
+    assert done.code == 1
+    assert "never timed" in done.out
 
 
-def test_a_plan_measures_nothing(tmp_path: Path) -> None:
+def test_a_plan_measures_nothing(tmp_path: Path, attnbench: Callable[..., Ended]) -> None:
     (tmp_path / "c.yaml").write_text(SPEC)
-    done = attnbench("c.yaml", "--plan", "--json", folder=tmp_path)
-    assert json.loads(done.stdout)["pairs"] == 4
+    done = attnbench("c.yaml", "--plan", "--json")
+    assert json.loads(done.out)["pairs"] == 4
     assert not (tmp_path / "results").exists()

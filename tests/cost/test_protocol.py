@@ -4,6 +4,7 @@ import gc
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,8 @@ class Machine:
         return self.now_s
 
     def time(self, call: Callable[[], object], calls: int) -> tuple[float, float]:
-        work = sum(float(call()) for _ in range(calls))  # type: ignore[arg-type]
+        seconds: list[Any] = [call() for _ in range(calls)]
+        work = float(sum(seconds))
         work *= 1 + self.drift * self.now_s
         wall = work * math.exp(self.wall_noise * self.rng.normal())
         cpu = work * math.exp(self.cpu_noise * self.rng.normal())

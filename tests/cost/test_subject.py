@@ -74,7 +74,7 @@ def test_a_path_that_a_mechanism_has_not_is_refused_with_the_stage() -> None:
 
 
 def test_a_thousand_steps_later_the_weights_are_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.nn.Module] = []
+    seen: list[torch.nn.Parameter] = []
     make = torch.optim.AdamW
 
     def spy(parameters: Any, **settings: Any) -> torch.optim.Optimizer:
@@ -84,11 +84,11 @@ def test_a_thousand_steps_later_the_weights_are_where_they_were(monkeypatch: pyt
 
     monkeypatch.setattr(torch.optim, "AdamW", spy)
     subject = _step(canonical("attentiondrop_hard"), cell("step"), "reference", CPU, None, None, 0)
-    before = [p.clone() for p in seen]  # type: ignore[attr-defined]
+    before = [p.clone() for p in seen]
     for _ in range(20):
         subject.call()
     assert len(before) > 10
-    assert all(torch.equal(a, b) for a, b in zip(before, seen, strict=True))  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(before, seen, strict=True))
     assert all(p.grad is None for p in seen)
 
 

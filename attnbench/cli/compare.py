@@ -23,7 +23,7 @@ def compare(
     """Compare the arms of SWEEP with a baseline: paired by seed, 95 % intervals, Holm-corrected decisions."""
     import json
 
-    from attnbench.claims.compare import compare as compare_trials
+    from attnbench.claims.comparison import compare as compare_trials
     from attnbench.claims.pairing import trials_of
 
     comparison = compare_trials(

@@ -9,19 +9,19 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from attnbench.claims.compare import ArmRow, Comparison
+from attnbench.claims.comparison import ArmRow, Comparison
 
 BAR = 25
 STYLES = {"better": "green", "worse": "red", "inconclusive": "yellow", "baseline": "dim"}
 
 
-def comparison_table(comparison: Comparison, title: str = "") -> Group:
-    """One table per context, then the unpaired seeds and the notes."""
+def comparison_table(comparison: Comparison, title: str = "", width: int = 180) -> Group:
+    """One table per context, then the unpaired seeds and the notes; below 130 columns the least needed go."""
     parts: list[Table | Text] = []
     axis = _axis(comparison)
     for context in dict.fromkeys(row.context for row in comparison.rows):
         rows = [row for row in comparison.rows if row.context == context]
-        parts.append(_table(comparison, rows, axis, f"{title}{context}"))
+        parts.append(_table(comparison, rows, axis, f"{title}{context}", width < 130))
     for row in comparison.rows:
         if row.unpaired:
             shown = "; ".join(row.unpaired[:4]) + (
@@ -37,7 +37,7 @@ def print_comparison(comparison: Comparison, title: str = "") -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=180)
-    console.print(comparison_table(comparison, title))
+    console.print(comparison_table(comparison, title, console.width))
 
 
 def verdict_words(row: ArmRow) -> str:
@@ -55,38 +55,48 @@ def verdict_words(row: ArmRow) -> str:
     )
 
 
-def _table(comparison: Comparison, rows: list[ArmRow], axis: float, title: str) -> Table:
-    metric = comparison.metric
-    unit = f" ({metric.unit})" if metric.unit else ""
-    difference_unit = f" ({metric.difference_unit})" if metric.difference_unit else ""
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
-    table.add_column("arm", overflow="fold", min_width=18)
-    table.add_column(f"{metric.name}{unit}", justify="right", no_wrap=True)
-    table.add_column("best", justify="right", style="dim")
-    table.add_column("seeds", justify="right")
-    table.add_column(f"minus {comparison.baseline}{difference_unit}, 95 %", justify="right", no_wrap=True)
+def _table(comparison: Comparison, rows: list[ArmRow], axis: float, title: str, narrow: bool) -> Table:
+    metric, size = comparison.metric, 15 if narrow else BAR
+    unit = f" {metric.unit}" if metric.unit else ""
     edge = metric.show(axis)
-    table.add_column(f"-{edge}{'0':^{max(1, BAR - 2 * len(edge) - 2)}}+{edge}", no_wrap=True, min_width=BAR)
-    table.add_column("p (Holm)", justify="right")
-    table.add_column("decision", no_wrap=True)
+    columns = {
+        "arm": f"arm ({metric.difference_unit})" if narrow and metric.difference_unit else "arm",
+        "mean": f"{metric.name}{unit}",
+        "best": "best",
+        "seeds": "seeds",
+        "difference": f"minus {comparison.baseline}, 95 %",
+        "bar": f"-{edge}{'0':^{max(1, size - 2 * len(edge) - 2)}}+{edge}",
+        "p": "p (Holm)",
+        "decision": "decision",
+    }
+    if narrow:
+        columns = {key: heading for key, heading in columns.items() if key not in ("mean", "best", "p")}
+    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
+    for key, heading in columns.items():
+        right = key in ("mean", "best", "seeds", "difference", "p")
+        table.add_column(
+            heading,
+            justify="right" if right else "left",
+            no_wrap=key in ("mean", "difference", "bar", "decision"),
+            overflow="fold",
+            min_width={"arm": 18, "bar": size}.get(key),
+            style="dim" if key == "best" else "",
+        )
     base, *others = rows
     for row in [base, *sorted(others, key=lambda row: _order(row, metric.higher_is_better))]:
-        folds = f" x {row.folds}" if row.folds > 1 else ""
-        difference = row.difference
-        style = STYLES[row.decision]
-        table.add_row(
-            row.arm,
-            metric.show(row.mean.estimate),
-            f"{metric.show(row.best)} of {row.best_of}",
-            f"{row.seeds}{folds}",
-            interval_words(row, comparison) if difference else "",
-            Text(
-                bar(difference.estimate, difference.low, difference.high, axis) if difference else "",
-                style=style,
-            ),
-            "-" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}",
-            Text(verdict_words(row), style=style),
-        )
+        difference, style = row.difference, STYLES[row.decision]
+        drawn = bar(difference.estimate, difference.low, difference.high, axis, size) if difference else ""
+        cells = {
+            "arm": row.arm,
+            "mean": metric.show(row.mean.estimate),
+            "best": f"{metric.show(row.best)} of {row.best_of}",
+            "seeds": f"{row.seeds} x {row.folds}" if row.folds > 1 else f"{row.seeds}",
+            "difference": interval_words(row, comparison) if difference else "",
+            "bar": Text(drawn, style=style),
+            "p": "-" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}",
+            "decision": Text(verdict_words(row), style=style),
+        }
+        table.add_row(*(cells[key] for key in columns))
     return table
 
 

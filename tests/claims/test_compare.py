@@ -5,7 +5,7 @@ import json
 import pytest
 
 from attnbench.claims import statistics
-from attnbench.claims.compare import compare
+from attnbench.claims.comparison import compare
 from attnbench.errors import UsageError
 from tests.claims.written import HOST, exactly, paired, trial, write
 

@@ -52,14 +52,12 @@ def _python() -> tuple[bool, str]:
     import sys
 
     line = f"{platform.python_version()} in {sys.prefix}"
-    return sys.version_info >= (3, 11), line if sys.version_info >= (
-        3,
-        11,
-    ) else f"{line}; 3.11 or newer is needed"
+    fine = sys.version_info >= (3, 11)
+    return fine, line if fine else f"{line}; 3.11 or newer is needed"
 
 
 def _packages() -> tuple[bool, str]:
-    """What is installed against what the package asks for, and against constraints.txt where there is a checkout."""
+    """What is installed against what the package asks for, and constraints.txt where there is a checkout."""
     import re
     from importlib.metadata import PackageNotFoundError, requires, version
 

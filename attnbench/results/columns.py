@@ -95,7 +95,7 @@ ABOUT: dict[str, tuple[str, str]] = {
     "severity": ("", "its strength on its own scale"),
     "epsilon": ("", "bound of an attack on [0, 1] pixels"),
     "requested_at": ("UTC", "when the sweep asked for it"),
-    "interrupted_at": ("UTC", "when a person stopped the sweep before it ended; null again once it goes on"),
+    "interrupted_at": ("UTC", "when a person stopped the sweep before its end; null once it goes on"),
     "cost_id": ("", "hash of what was measured"),
     "baseline": ("", "mechanism that it is measured against"),
     "baseline_path": ("", "path of the baseline that ran, eager or fused"),

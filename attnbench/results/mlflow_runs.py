@@ -116,7 +116,8 @@ class Mirror:
         from mlflow.entities import Metric, Param, RunTag
 
         row = {**(request or {}), **{k: v for k, v in (final or {}).items() if v is not None}}
-        config = json.loads(row["config"]) if row.get("config") else {}
+        text = (request or row).get("config")  # the same one, live and in a rebuild
+        config = json.loads(text) if text else {}
         base_ms = milliseconds((request or {}).get("requested_at") or row.get("started_at")) or 0
         tags = tags_of(sweep, trial, attempt, row)
         run, new = self._run_of(sweep, trial, attempt, row, tags)

@@ -27,6 +27,17 @@ from attnbench.results.views import VIEWS, select_rows
 #: comes first: whoever sees a final row must then see all the steps, which were flushed before it.
 _ATTEMPT_TABLES = ("trials", "steps", "gradients", "robustness")
 
+#: What DuckDB raises for a statement; damaged files raise anything else, there is no class for them.
+_BY_STATEMENT = (
+    duckdb.CatalogException,
+    duckdb.BinderException,
+    duckdb.ParserException,
+    duckdb.PermissionException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.NotImplementedException,
+)
+
 
 def answer(
     results: str | os.PathLike[str],
@@ -122,11 +133,10 @@ def _with_files(
             paths = [path for shot in listings.values() for path in shot.paths]
             if any(not os.path.exists(path) for path in paths) and attempt < 19:
                 continue
-            if isinstance(error, (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException)):
-                raise UsageError(f"query: {_one_line(error)}") from error
-            culprit = broken_file(listings)
-            if culprit is not None:
-                raise culprit from error
+            if not isinstance(error, _BY_STATEMENT):
+                culprit = broken_file({name: listings[name] for name in _named(sql) if name in listings})
+                if culprit is not None:
+                    raise culprit from error
             raise UsageError(f"query: {_one_line(error)}") from error
     raise UsageError(
         f"files under {root} keep vanishing while they are read; is something else deleting them?"

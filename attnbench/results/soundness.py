@@ -65,14 +65,11 @@ def broken_file(listings: Mapping[str, Snapshot]) -> UsageError | None:
     """
     import duckdb
 
-    for shot in listings.values():
-        for path in shot.paths:
+    with duckdb.connect(":memory:") as con:
+        for path in (path for shot in listings.values() for path in shot.paths):
             try:
                 check_ends(path)
-                with duckdb.connect(":memory:") as con:
-                    con.execute(
-                        "select count(distinct hash(columns(*))) from read_parquet(?)", [path]
-                    ).fetchall()
+                con.execute("select count(distinct hash(columns(*))) from read_parquet(?)", [path]).fetchall()
             except UsageError as error:
                 return error
             except FileNotFoundError:

@@ -212,8 +212,8 @@ VIEWS: dict[str, str] = {
         left join trials t on t.sweep = s.sweep and t.trial_id = s.trial_id and t.attempt = s.attempt
         left join requests r on r.sweep = s.sweep and r.trial_id = s.trial_id
     """,
-    # What was asked for and has no final row: interrupted by a person, else under way (or killed) where it
-    # has steps, else waiting.
+    # What was asked for and has no final row: interrupted by a person, else under way (or killed) where
+    # it has steps, else waiting.
     "running": """
         with last as (
             select sweep, trial_id, attempt, max(step) as step, max(epoch) as epoch, max(seconds) as seconds,

@@ -1,4 +1,4 @@
-"""A writer or a compactor that works until it is killed: run as `python -m tests.results.churn ROLE RESULTS`."""
+"""A writer or a compactor that works until it is killed: `python -m tests.results.churn ROLE RESULTS`."""
 
 import os
 import random

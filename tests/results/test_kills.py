@@ -1,4 +1,4 @@
-"""Writers and compactors are killed at random while a reader asks: no row is ever torn, doubled or missing."""
+"""Writers and compactors are killed at random while a reader asks: no row is torn, doubled or missing."""
 
 import random
 import subprocess
@@ -24,7 +24,13 @@ def check(store: Store, ended_before: set[str]) -> None:
     """One read of everything, against what must hold at every moment."""
     seen = set()
     for trial_id, count, distinct, first, last, error, status in answer(store.path, QUESTION)[1]:
-        assert count == distinct and first == 0 and last == count - 1, (trial_id, count, distinct, first, last)
+        assert count == distinct and first == 0 and last == count - 1, (
+            trial_id,
+            count,
+            distinct,
+            first,
+            last,
+        )
         assert error < 1e-12
         if status is not None or trial_id in ended_before:
             assert count == STEPS, (trial_id, count)
@@ -80,4 +86,9 @@ if __name__ == "__main__":  # a longer run: python -m tests.results.test_kills S
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        print("reads, kills:", run_for(float(sys.argv[1]), Path(folder)), "finished trials:", len(Store(folder).finals("s")))
+        print(
+            "reads, kills:",
+            run_for(float(sys.argv[1]), Path(folder)),
+            "finished trials:",
+            len(Store(folder).finals("s")),
+        )

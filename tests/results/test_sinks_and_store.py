@@ -25,7 +25,9 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert store.finals("s")["t1"]["attention"] == '[{"name":"softmax"}]'
     assert [row["accuracy"] for row in store.reports("s", "t1")] == [0.5, 0.75]
     frame = load("steps", results=tmp_path, sweep="s")
-    assert len(frame) == 102 and frame.loss[frame.split == "train"].tolist() == [1 / (1 + i) for i in range(100)]
+    assert len(frame) == 102 and frame.loss[frame.split == "train"].tolist() == [
+        1 / (1 + i) for i in range(100)
+    ]
     assert frame.grad_norm.isna().all()
 
 
@@ -97,7 +99,9 @@ def test_the_memory_sink_means_the_same(tmp_path: Path) -> None:
     assert store.rows("robustness")[0]["accuracy"] == held.tables["robustness"][0]["accuracy"] == 0.2
 
 
-def test_the_highest_attempt_counts_and_an_unfinished_one_does_not_hide_an_earlier_final_row(tmp_path: Path) -> None:
+def test_the_highest_attempt_counts_and_an_unfinished_one_does_not_hide_an_earlier_final_row(
+    tmp_path: Path,
+) -> None:
     store = Store(tmp_path)
     assert store.next_attempt("s", "t1") == 1
     write_trial(store, "s", "t1", status="failed", error="boom", accuracy=None)
@@ -114,7 +118,9 @@ def test_the_highest_attempt_counts_and_an_unfinished_one_does_not_hide_an_earli
     assert len(store.rows("steps", "s", attempt=1)) == 102
 
 
-def test_side_tables_of_a_failed_attempt_do_not_stand_beside_the_next_attempts_final_row(tmp_path: Path) -> None:
+def test_side_tables_of_a_failed_attempt_do_not_stand_beside_the_next_attempts_final_row(
+    tmp_path: Path,
+) -> None:
     store = Store(tmp_path)
     first = store.sink("s", "t1", 1)
     first.robustness([{"kind": "noise", "accuracy": 0.1}])
@@ -178,7 +184,9 @@ def test_compaction_changes_no_answer_and_leaves_few_files(tmp_path: Path) -> No
     assert {file.key for file in loose_files(tmp_path, "steps")} == {"alive"}
     assert store.attempts("s0")["t0"] == 2 and store.reports("s0", "t2")[-1]["accuracy"] == 0.75
     write_trial(store, "s1", "t1", attempt=2, accuracy=0.99)  # hides what the merged file holds of attempt 1
-    assert scalar(store, "select max(test_accuracy) from trials where trial_id = 't1' and sweep = 's1'") == 0.99
+    assert (
+        scalar(store, "select max(test_accuracy) from trials where trial_id = 't1' and sweep = 's1'") == 0.99
+    )
     assert scalar(store, "select count(*) from steps where trial_id = 't1'") == 102
     assert len(store.rows("trials", "s1")) == 6
     for round_ in range(10):  # merged files are merged again before there are many
@@ -187,10 +195,18 @@ def test_compaction_changes_no_answer_and_leaves_few_files(tmp_path: Path) -> No
     compact(tmp_path, least=1000, grace_s=0)
     assert len(list((tmp_path / "steps/sweep=s0/_compacted").iterdir())) <= 8
     assert scalar(store, "select count(*) from trials where sweep = 's0'") == 16
-    assert scalar(store, "select count(*) from (select trial_id, step, split from steps group by all having count(*) > 1)") == 0
+    assert (
+        scalar(
+            store,
+            "select count(*) from (select trial_id, step, split from steps group by all having count(*) > 1)",
+        )
+        == 0
+    )
 
 
-def test_an_old_files_missing_columns_are_null_and_a_newer_files_extra_ones_are_left_out(tmp_path: Path) -> None:
+def test_an_old_files_missing_columns_are_null_and_a_newer_files_extra_ones_are_left_out(
+    tmp_path: Path,
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -198,8 +214,12 @@ def test_an_old_files_missing_columns_are_null_and_a_newer_files_extra_ones_are_
     write_trial(store, "s", "t1")
     path = next(file.path for file in loose_files(tmp_path, "trials"))
     content = pq.ParquetFile(path).read()
-    older = content.drop_columns(["test_ece", "pid"]).replace_schema_metadata({"attnbench_schema": "trials:0"})
-    newer = content.append_column("colour", pa.array(["red"])).replace_schema_metadata({"attnbench_schema": "trials:2"})
+    older = content.drop_columns(["test_ece", "pid"]).replace_schema_metadata(
+        {"attnbench_schema": "trials:0"}
+    )
+    newer = content.append_column("colour", pa.array(["red"])).replace_schema_metadata(
+        {"attnbench_schema": "trials:2"}
+    )
     for name, table in (("old", older), ("new", newer)):
         table = table.set_column(0, "trial_id", pa.array([name]))
         pq.write_table(table, tmp_path / f"trials/sweep=s/{name}-1-0-1.parquet")
@@ -221,7 +241,7 @@ def test_a_deleted_sweep_is_gone_and_the_others_stay(tmp_path: Path) -> None:
     assert store.delete("a") > 0
     assert store.sweeps() == ["b"] and not (tmp_path / "checkpoints/a").exists()
     assert scalar(store, "select count(*) from steps") == 102
-    with pytest.raises(UsageError, match="no sweep 'a'.*there are b"):
+    with pytest.raises(UsageError, match=r"no sweep .a.*there are b"):
         store.delete("a")
 
 

@@ -191,14 +191,16 @@ class Engine:
 
     def state_bytes(self) -> int:
         """Bytes that weights and optimiser state take on this worker between steps."""
-        seen: dict[int, int] = {}
-        held = [tensor for state in self._inner().state.values() for tensor in state.values()]
-        groups = [tensor for group in self._inner().param_groups for tensor in group["params"]]
-        for tensor in [*self.parameters, *held, *groups]:
+        # at stage 3 parameters come and go; what stays is each one's own part
+        weights = [parameter.ds_tensor if self.stage == 3 else parameter for parameter in self.parameters]
+        masters = self._masters() if self.stage == 0 else self._flats()
+        moments = [tensor for held in self._inner().state.values() for tensor in held.values()]
+        sizes: dict[int, int] = {}
+        for tensor in [*weights, *masters, *moments]:
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                seen[storage.data_ptr()] = storage.nbytes()
-        return sum(seen.values())
+                sizes[storage.data_ptr()] = storage.nbytes()
+        return sum(sizes.values())
 
     def destroy(self) -> None:
         """Let go of everything; without it each trial leaves its model behind in the process."""

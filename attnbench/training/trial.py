@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from attnbench.errors import UsageError
 from attnbench.results import MemorySink, Sink
 from attnbench.training.checkpoint import Folder
 from attnbench.training.config import KeepAt, TrialConfig
 from attnbench.training.loop import Loop
-from attnbench.training.process import choose_device
+from attnbench.training.process import choose_device, join_group
 from attnbench.training.rows import QUALITY, final_row, report_of
 
 FLUSH_S = 5.0
@@ -76,6 +78,7 @@ class Trial:
         self._begun: float | None = None  # first instruction in this process
         self._entered: float | None = None  # of the `advance` that is under way
         self.peak_bytes: int | None = None
+        self._last: dict[str, Any] | None = None  # the report with done = True
         try:
             self._set_up(None if device is None else torch.device(device), replay)
         except Exception as error:
@@ -83,19 +86,26 @@ class Trial:
         self._setup_s += time.perf_counter() - begun
 
     def _set_up(self, device: torch.device | None, replay: bool) -> None:
+        device = device or choose_device(self.config.resources.gpus)
+        rank, workers = join_group(device)
+        if workers != self.config.resources.workers:
+            raise UsageError(f"resources.workers is {self.config.resources.workers}, but {workers} take part")
+        if workers > 1:
+            dist.barrier()  # the first worker may still be writing what all read now
         state = self.folder.find(self.sink.attempt)
-        self.loop = Loop(self.config, device or choose_device(self.config.resources.gpus), state)
-        if self.loop.rank:
+        if rank:
             self.sink = MemorySink(self.config.sweep, self.config.trial_id, self.sink.attempt)
             self.folder.path = None
+        self.loop = Loop(self.config, device, state)
         self.sink.cut(self.loop.done)
+        recorded = [self.sink.recorded() if state is not None and replay else []]
+        if workers > 1:
+            dist.broadcast_object_list(recorded, device=device)
+        self._replay.extend(report_of(self.config, row) for row in recorded[0])
         if state is not None:
             self._val, self._best, self._train_loss = state["val"], state["best"], state["train_loss"]
             self._begun_at = datetime.fromtimestamp(state["begun_at"], UTC)
             self._wall_s, self._busy_s, self._setup_s = state["wall_s"], state["busy_s"], state["setup_s"]
-            if replay:
-                recorded = self.sink.recorded()
-                self._replay.extend(report_of(self.config, row) for row in recorded)
 
     def advance(self) -> dict[str, Any]:
         """Train to the next evaluation and return its report; on the last one, test and write the final row.
@@ -104,6 +114,8 @@ class Trial:
         """
         if self._replay and self.result is None:
             return self._replay.popleft()
+        if self._last is not None:
+            return self._last
         if self.result is not None:
             return self._report()
         self._entered = time.perf_counter()
@@ -207,6 +219,8 @@ class Trial:
 
     def stop(self) -> dict[str, Any]:
         """End as "stopped" with what was reached; the test part is not touched. Returns the last report."""
+        if self._last is not None:
+            return self._last
         if self.result is None:
             self._replay.clear()
             self._end("stopped", None)
@@ -256,6 +270,7 @@ class Trial:
         if ended is not None:
             report |= {key: value for key, value in ended.row.items() if key.startswith("test_") and value is not None}
             report |= {"status": ended.status, "error": ended.error, "done": True}
+            self._last = report
         return report
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnbench.sweep.cluster import Cluster
-    from attnbench.sweep.jobs import list_jobs
     from attnbench.sweep.planning import plan
     from attnbench.sweep.runner import Outcome, run_file, run_sweep
     from attnbench.sweep.specification import Sweep, read_specification
@@ -19,14 +18,14 @@ _HOMES = {
     "Cluster": "cluster",
     "Outcome": "runner",
     "Sweep": "specification",
-    "list_jobs": "jobs",
     "plan": "planning",
     "read_specification": "specification",
     "run_file": "runner",
     "run_sweep": "runner",
 }
 
-__all__ = ["Cluster", "Outcome", "Sweep", "list_jobs", "plan", "read_specification", "run_file", "run_sweep"]
+
+__all__ = ["Cluster", "Outcome", "Sweep", "plan", "read_specification", "run_file", "run_sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,9 @@
-"""The arms of a sweep: every short form written out, its axes found, its keys checked where they stand in the file."""
+"""The arms of a sweep: every short form written out, its axes found, its keys checked where they stand
+in the file.
+"""
 
 import copy
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,8 +20,8 @@ BUDGET = (("train", "epochs"), ("train", "steps"))
 class Arm(BaseModel):
     """One arm: what every configuration of it has in common (`fixed`), and its axes by place within `fixed`.
 
-    tuned: axes that are searched together; scopes: axes of workload, host and budget, which are compared within and not
-    across; sources: where each key of `fixed` stands in the file.
+    tuned: axes that are searched together; scopes: axes of workload, host and budget, which are compared
+    within and not across; sources: where each key of `fixed` stands in the file.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -32,8 +33,12 @@ class Arm(BaseModel):
     scopes: dict[Place, Axis]
     sources: dict[Place, Place]
 
-    def configurations(self, samples: int | None, seed: int) -> Iterator[tuple[dict[Place, Any], dict[Place, Any], dict[str, Any]]]:
-        """(scope point, tuned point, sections) of every configuration; sections are keyword data of a TrialConfig."""
+    def configurations(
+        self, samples: int | None, seed: int
+    ) -> Iterator[tuple[dict[Place, Any], dict[Place, Any], dict[str, Any]]]:
+        """(scope point, tuned point, sections) of every configuration; sections are keyword data of a
+        TrialConfig.
+        """
         for scope in points(self.scopes, None, seed):
             for point in points(self.tuned, samples, seed):
                 yield scope, point, self.at({**scope, **point})
@@ -49,14 +54,16 @@ class Arm(BaseModel):
         return sections
 
     def source(self, place: Place) -> Place:
-        """Where the nearest written part of `place` stands in the file; the arm itself if nothing of it is written."""
+        """Where the nearest written part of `place` stands in the file; the arm itself if nothing of it
+        is written.
+        """
         for length in range(len(place), 0, -1):
             if place[:length] in self.sources:
                 return self.sources[place[:length]] + (place[length:] if length > 1 else ())
         return self.place
 
 
-class _Reader:
+class ArmReader:
     """Reads one arm; errors name file, line and place."""
 
     def __init__(self, document: Document, place: Place):
@@ -80,13 +87,15 @@ class _Reader:
                 for budget in BUDGET:
                     self._forget(budget)
             for key, value in given.items():
-                self._put((name, key), origin + (key,), value, fields)
+                self._put((name, key), (*origin, key), value, fields)
 
     def _put(self, place: Place, origin: Place, value: Any, fields: Mapping[str, Any] | None) -> None:
         key = str(place[-1])
         if fields is not None and key not in fields:
             kind = "parameter" if place[0] in ("attention", "objective", "workload") else "key"
-            self.document.fail(origin, f"unknown {kind} '{key}'.{did_you_mean(key, fields)} Known are {', '.join(fields)}")
+            self.document.fail(
+                origin, f"unknown {kind} '{key}'.{did_you_mean(key, fields)} Known are {', '.join(fields)}"
+            )
         annotation = fields[key] if fields else None
         try:
             axis = read_axis(value, sequence=takes_sequence(annotation), whole=takes_whole(annotation))
@@ -121,13 +130,18 @@ class _Reader:
             if isinstance(entry, str):
                 entry = {"name": entry}
             if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-                self.document.fail(at, f"write a mechanism's name or {{name: ..., parameters}}, not {entry!r}")
+                self.document.fail(
+                    at, f"write a mechanism's name or {{name: ..., parameters}}, not {entry!r}"
+                )
             fields = _mechanism_fields(self.document, at, entry["name"])
             self.fixed["attention"].append({"name": entry["name"]})
             self.sources["attention", number] = at
             for key, value in entry.items():
                 if key == "objective":
-                    if "objective" in self.fixed and self.sources.get(("objective",), ()) [:1] == self.place[:1]:
+                    if (
+                        "objective" in self.fixed
+                        and self.sources.get(("objective",), ())[:1] == self.place[:1]
+                    ):
                         self.document.fail((*at, key), "an arm takes one objective, and this is the second")
                     self.objective((*at, key), value)
                 elif key != "name":
@@ -147,7 +161,9 @@ class _Reader:
         name = given.get("name") if isinstance(given, Mapping) else None
         if name not in OBJECTIVES:
             self.document.fail(
-                origin, f"unknown objective {name!r}.{did_you_mean(str(name), OBJECTIVES)} There are {', '.join(OBJECTIVES)}"
+                origin,
+                f"unknown objective {name!r}.{did_you_mean(str(name), OBJECTIVES)} "
+                f"There are {', '.join(OBJECTIVES)}",
             )
         fields = {key: info.annotation for key, info in OBJECTIVES[name].model_fields.items()}
         self.fixed["objective"] = {}
@@ -158,6 +174,7 @@ class _Reader:
 def read_arms(document: Document, workload: dict[str, Any]) -> list[Arm]:
     """All arms of the document; `workload` is the sweep's, with a name."""
     from attnbench.hosts import HostConfig
+    from attnbench.sweep.labels import label_arms
     from attnbench.training import TrainConfig
     from attnbench.workloads import workloads
 
@@ -168,21 +185,34 @@ def read_arms(document: Document, workload: dict[str, Any]) -> list[Arm]:
         document.fail(("attention",), f"must be a list of arms, such as [softmax, alibi], not {given!r}")
     host_fields = {key: info.annotation for key, info in HostConfig.model_fields.items()}
     train_fields = {key: info.annotation for key, info in TrainConfig.model_fields.items()}
-    workload_fields = {key: info.annotation for key, info in workloads()[workload["name"]].parameters.model_fields.items()}
+    workload_fields = {
+        key: info.annotation for key, info in workloads()[workload["name"]].parameters.model_fields.items()
+    }
 
     readers = []
     for number, entry in enumerate(given):
         place: Place = ("attention", number)
-        reader = _Reader(document, place)
+        reader = ArmReader(document, place)
         arm: Mapping[str, Any] = {}
         if isinstance(entry, Mapping) and "attention" in entry:
             arm = entry
             for key in arm:
                 if key not in LONG_FORM:
-                    document.fail((*place, key), f"unknown key of an arm.{did_you_mean(key, LONG_FORM)} Known are {', '.join(LONG_FORM)}")
+                    document.fail(
+                        (*place, key),
+                        f"unknown key of an arm.{did_you_mean(key, LONG_FORM)} "
+                        f"Known are {', '.join(LONG_FORM)}",
+                    )
         reader.section("workload", {"name": str, **workload_fields}, (("workload",), workload))
-        reader.section("host", host_fields, (("host",), document.data.get("host")), ((*place, "host"), arm.get("host")))
-        reader.section("train", train_fields, (("train",), document.data.get("train")), ((*place, "train"), arm.get("train")))
+        reader.section(
+            "host", host_fields, (("host",), document.data.get("host")), ((*place, "host"), arm.get("host"))
+        )
+        reader.section(
+            "train",
+            train_fields,
+            (("train",), document.data.get("train")),
+            ((*place, "train"), arm.get("train")),
+        )
         if "objective" in document.data:
             reader.objective(("objective",), document.data["objective"])
         reader.attention((*place, "attention") if arm else place, arm["attention"] if arm else entry)
@@ -193,54 +223,31 @@ def read_arms(document: Document, workload: dict[str, Any]) -> list[Arm]:
             document.fail((*place, "label"), f"must be text, not {label!r}")
         reader.label = label
         readers.append(reader)
-    return [_arm(reader, label) for reader, label in zip(readers, _labels(document, readers), strict=True)]
+    labels = label_arms(document, readers)
+    return [_arm(reader, label) for reader, label in zip(readers, labels, strict=True)]
 
 
-def _arm(reader: _Reader, label: str) -> Arm:
-    scopes = {place: axis for place, axis in reader.axes.items() if place[0] in ("workload", "host") or place in BUDGET}
+def _arm(reader: ArmReader, label: str) -> Arm:
+    scopes = {
+        place: axis
+        for place, axis in reader.axes.items()
+        if place[0] in ("workload", "host") or place in BUDGET
+    }
     for place, axis in scopes.items():
         if not axis.finite:
-            reader.document.fail(reader.sources[place], "workload, host and budget take lists, not ranges: arms are compared within each")
+            reader.document.fail(
+                reader.sources[place],
+                "workload, host and budget take lists, not ranges: arms are compared within each",
+            )
     tuned = {place: axis for place, axis in reader.axes.items() if place not in scopes}
-    return Arm(place=reader.place, label=label, fixed=reader.fixed, tuned=tuned, scopes=scopes, sources=reader.sources)
-
-
-def _labels(document: Document, readers: list[_Reader]) -> list[str]:
-    """Each arm's own label, or its mechanisms' names; where two are equal, with the parameters that were written."""
-    plain = [reader.label or _describe(reader) for reader in readers]
-    twice = {label for label, count in Counter(plain).items() if count > 1}
-    full = [
-        label if reader.label or label not in twice else f"{label}({_written(reader)})" if _written(reader) else label
-        for reader, label in zip(readers, plain, strict=True)
-    ]
-    seen: dict[str, Place] = {}
-    for reader, label in zip(readers, full, strict=True):
-        if label in seen:
-            first = f"attention[{seen[label][1]}]"
-            document.fail(reader.place, f"the arm '{label}' stands twice (first as {first}); give one of them another 'label'")
-        seen[label] = reader.place
-    return full
-
-
-def _describe(reader: _Reader) -> str:
-    names = [entry["name"].rpartition(":")[2] for entry in reader.fixed["attention"]]
-    objective = reader.fixed.get("objective")
-    return "+".join([*names, objective["name"]] if objective else names)
-
-
-def _written(reader: _Reader) -> str:
-    """`p=0.2, k=0.1` from the arm's own lines; axes by their values."""
-    parts = []
-    for place, origin in reader.sources.items():
-        if origin[:2] != reader.place or len(place) < 2 or place[-1] == "name" or isinstance(place[-1], int):
-            continue
-        axis = reader.axes.get(place)
-        node: Any = reader.fixed
-        for step in place:
-            node = node[step]
-        value = "|".join(str(one) for one in axis.values) if axis and axis.finite else node
-        parts.append(f"{place[-1]}={value}")
-    return ", ".join(parts)
+    return Arm(
+        place=reader.place,
+        label=label,
+        fixed=reader.fixed,
+        tuned=tuned,
+        scopes=scopes,
+        sources=reader.sources,
+    )
 
 
 def _mechanism_fields(document: Document, place: Place, name: str) -> dict[str, Any]:

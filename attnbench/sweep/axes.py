@@ -20,7 +20,9 @@ AXIS_KEYS = ("grid", "choice", "uniform", "loguniform")
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: finite (`values`) or a range that is drawn from (`kind` uniform or loguniform over `low`, `high`)."""
+    """One axis: finite (`values`) or a range that is drawn from (`kind` uniform or loguniform over
+    `low`, `high`).
+    """
 
     kind: str
     values: tuple[Any, ...] = ()
@@ -42,9 +44,11 @@ class Axis:
 
 
 def read_axis(value: Any, *, sequence: bool, whole: bool) -> Axis | None:
-    """The axis that `value` writes, or None for a plain value; ValueError (one line) for an axis that cannot be.
+    """The axis that `value` writes, or None for a plain value; ValueError (one line) for an axis that
+    cannot be.
 
-    sequence: the field itself takes a sequence, so that a bare list is its value; whole: the field is an integer.
+    sequence: the field itself takes a sequence, so that a bare list is its value; whole: the field is an
+    integer.
     """
     if isinstance(value, list) and not sequence:
         return _finite("grid", value)
@@ -74,18 +78,24 @@ def _finite(kind: str, values: Sequence[Any]) -> Axis:
 def points(axes: Mapping[Place, Axis], samples: int | None, seed: int) -> list[dict[Place, Any]]:
     """The configurations of one arm: the whole grid, or `samples` of them drawn with a fixed seed.
 
-    Finite axes are drawn without replacement. A range uses a stream named after its place, so that arms which share an
-    axis (`train.lr`) get the same values of it. ValueError when there are fewer than `samples`, or a range without samples.
+    Finite axes are drawn without replacement. A range uses a stream named after its place, so that arms
+    which share an axis (`train.lr`) get the same values of it. ValueError when there are fewer than
+    `samples`, or a
+    range without samples.
     """
     finite = {place: axis.values for place, axis in axes.items() if axis.finite}
     ranges = {place: axis for place, axis in axes.items() if not axis.finite}
     total = math.prod(len(values) for values in finite.values())
     if samples is None:
         if ranges:
-            raise ValueError("a range ({uniform: ...} or {loguniform: ...}) needs search.samples, how many to draw")
+            raise ValueError(
+                "a range ({uniform: ...} or {loguniform: ...}) needs search.samples, how many to draw"
+            )
         return [dict(zip(finite, chosen, strict=True)) for chosen in itertools.product(*finite.values())]
     if not ranges and total < samples:
-        raise ValueError(f"search.samples asks for {samples} configurations, but this arm's axes hold only {total}")
+        raise ValueError(
+            f"search.samples asks for {samples} configurations, but this arm's axes hold only {total}"
+        )
     order = random.Random(f"{seed}").sample(range(total), min(samples, total))
     drawn = {place: _stream(axis, samples, f"{seed}:{place}") for place, axis in ranges.items()}
     chosen = []
@@ -104,21 +114,27 @@ def _stream(axis: Axis, count: int, name: str) -> list[Any]:
 def _combination(finite: Mapping[Place, Sequence[Any]], number: int) -> dict[Place, Any]:
     """The `number`-th element of the product, without building the product."""
     point = {}
-    for place, values in reversed(finite.items()):
+    for place, values in reversed(list(finite.items())):
         number, index = divmod(number, len(values))
         point[place] = values[index]
     return point
 
 
 def takes_sequence(annotation: Any) -> bool:
-    """Whether a field of this type can itself be a sequence, so that a bare list is a value and not an axis."""
+    """Whether a field of this type can itself be a sequence, so that a bare list is a value and not an
+    axis.
+    """
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(takes_sequence(part) for part in typing.get_args(annotation))
     if origin is typing.Annotated:
         return takes_sequence(typing.get_args(annotation)[0])
     kind = origin or annotation
-    return isinstance(kind, type) and issubclass(kind, Collection) and not issubclass(kind, (str, bytes, Mapping))
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, Collection)
+        and not issubclass(kind, (str, bytes, Mapping))
+    )
 
 
 def takes_whole(annotation: Any) -> bool:

@@ -1,4 +1,6 @@
-"""The state of a sweep while it runs: what is still to do, what ended how, who won, and when it is hopeless."""
+"""The state of a sweep while it runs: what is still to do, what ended how, who won, and when it is
+hopeless.
+"""
 
 import math
 from collections import Counter, deque
@@ -15,7 +17,9 @@ TRY_AGAIN = ("failed", "out_of_memory")
 
 @dataclass
 class Entry:
-    """One requested trial. attempt: the one that runs or ended; status: None until it has ended; report: its final figures."""
+    """One requested trial. attempt: the one that runs or ended; status: None until it has ended; report:
+    its final figures.
+    """
 
     planned: Planned
     attempt: int
@@ -49,7 +53,9 @@ class Campaign:
         return not self.todo and all(entry.status is not None for entry in self.entries.values())
 
     def end(self, trial_id: str, status: str, error: str | None, report: Mapping[str, Any]) -> None:
-        """A trial has ended; if it was the last of its group's tuning, the winner's confirming trials are requested."""
+        """A trial has ended; if it was the last of its group's tuning, the winner's confirming trials
+        are requested.
+        """
         entry = self.entries[trial_id]
         if entry.status is not None:
             return
@@ -72,15 +78,25 @@ class Campaign:
 
     def members(self, group: str) -> list[Entry]:
         """The tuning trials of a group."""
-        return [entry for entry in self.entries.values() if entry.planned.group == group and entry.planned.config.role == "tune"]
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.planned.group == group and entry.planned.config.role == "tune"
+        ]
 
     def hopeless(self, workers: int) -> str | None:
-        """Why going on makes no sense, or None: the first trials of this command all failed, and there are enough of them."""
+        """Why going on makes no sense, or None: the first trials of this command all failed, and there
+        are enough of them.
+        """
         failed = self.recent["failed"] + self.recent["out_of_memory"]
         enough = max(4, 2 * workers)
         if failed < enough or failed != sum(self.recent.values()):
             return None
-        errors = Counter(entry.error or entry.status for entry in self.entries.values() if entry.status in TRY_AGAIN and not entry.before)
+        errors = Counter(
+            entry.error or entry.status
+            for entry in self.entries.values()
+            if entry.status in TRY_AGAIN and not entry.before
+        )
         error, times = errors.most_common(1)[0]
         return f"the first {failed} trials all failed ({times} times: {error}); stopped before the rest"
 

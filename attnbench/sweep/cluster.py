@@ -1,4 +1,6 @@
-"""The Ray cluster under a sweep: one of its own on loopback, or a running one; started in a thread while the plan is made."""
+"""The Ray cluster under a sweep: one of its own on loopback, or a running one; started in a thread while
+the plan is made.
+"""
 
 import contextlib
 import os
@@ -42,9 +44,11 @@ LOCAL_SETTINGS = {
 
 @dataclass
 class Cluster:
-    """A connection to Ray that is made in the background. `wait` gives the error or the resources; `close` ends it.
+    """A connection to Ray that is made in the background. `wait` gives the error or the resources;
+    `close` ends it.
 
-    address: None starts a cluster of our own on this machine; "auto" or "host:port" connects to a running one.
+    address: None starts a cluster of our own on this machine; "auto" or "host:port" connects to a
+    running one.
     """
 
     address: str | None = None
@@ -78,7 +82,9 @@ class Cluster:
         if self._error is not None:
             if self.local:
                 raise self._error
-            raise UsageError(f"no Ray cluster answers at '{self.address}': {' '.join(str(self._error).split())[:200]}")
+            raise UsageError(
+                f"no Ray cluster answers at '{self.address}': {' '.join(str(self._error).split())[:200]}"
+            )
         _take_signals_back()
         import ray
 
@@ -96,7 +102,9 @@ class Cluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _hold(self) -> None:
-        """Connect, and stay: Linux kills Ray's processes when the thread that started them ends, not the process."""
+        """Connect, and stay: Linux kills Ray's processes when the thread that started them ends, not the
+        process.
+        """
         self._connect()
         self._connected.set()
         self._closed.wait()
@@ -105,7 +113,11 @@ class Cluster:
         try:
             import ray
 
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+            quiet: dict[str, Any] = {
+                "log_to_driver": False,
+                "logging_level": "ERROR",
+                "configure_logging": True,
+            }
             if self.local:
                 ray.init(
                     address="local",
@@ -140,7 +152,10 @@ def _close_to_others() -> None:
 def _probe(address: str) -> None:
     """One clear line at once, where Ray itself would retry for a minute."""
     if address.startswith("ray://"):
-        raise UsageError(f"--address {address}: Ray Client is not supported; use host:port on a machine of the cluster, or 'attnbench submit'")
+        raise UsageError(
+            f"--address {address}: Ray Client is not supported; use host:port on a machine of the cluster, "
+            "or 'attnbench submit'"
+        )
     if address == "auto":
         return
     host, sign, port = address.rpartition(":")
@@ -149,15 +164,24 @@ def _probe(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise UsageError(f"--address {address}: nothing answers there ({error.strerror or error}); 'attnbench up' starts a head node") from None
+        raise UsageError(
+            f"--address {address}: nothing answers there ({error.strerror or error}); "
+            "'attnbench up' starts a head node"
+        ) from None
 
 
 def remove_leftovers() -> None:
-    """End what killed sweeps left behind: Ray's agents outlive a driver that was killed, and hold its folder and ports."""
+    """End what killed sweeps left behind: Ray's agents outlive a driver that was killed, and hold its
+    folder and ports.
+    """
     for folder in Path("/tmp").glob(f"{FOLDER_PREFIX}*"):
         owner = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
-            if owner.isdigit() and folder.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
+            if (
+                owner.isdigit()
+                and folder.stat().st_uid == os.getuid()
+                and not Path(f"/proc/{owner}").exists()
+            ):
                 _end_processes(folder)
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -170,7 +194,11 @@ def _end_processes(folder: Path) -> None:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and process.uids().real == os.getuid() and str(folder) in " ".join(process.cmdline()):
+                if (
+                    process.pid != os.getpid()
+                    and process.uids().real == os.getuid()
+                    and str(folder) in " ".join(process.cmdline())
+                ):
                     found.append(process)
         return found
 

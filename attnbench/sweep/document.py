@@ -1,4 +1,6 @@
-"""A YAML file that remembers its lines: plain Python values, overrides from the command line, and errors that say where."""
+"""A YAML file that remembers its lines: plain Python values, overrides from the command line, and errors
+that say where.
+"""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -13,8 +15,9 @@ Place = tuple[str | int, ...]
 class Document:
     """Plain values of one YAML file together with the line of every key and item.
 
-    `data` holds the values (dict, list, str, int, float, bool, None) with overrides applied. `fail` raises the one-line
-    `UsageError` that names file, line and dotted place: ``jobs/x.yaml:7: attention[2]: ...``.
+    `data` holds the values (dict, list, str, int, float, bool, None) with overrides applied. `fail`
+    raises the one-line `UsageError` that names file, line and dotted place: ``jobs/x.yaml:7:
+    attention[2]: ...``.
     """
 
     def __init__(self, path: str | Path, overrides: Sequence[str] = ()):
@@ -22,7 +25,9 @@ class Document:
         self._tree = _parse(self.path)
         self._overridden: list[Place] = []
         if not hasattr(self._tree, "keys"):
-            raise UsageError(f"{self.path}:1: a specification is a mapping of keys such as 'sweep:' and 'attention:'")
+            raise UsageError(
+                f"{self.path}:1: a specification is a mapping of keys such as 'sweep:' and 'attention:'"
+            )
         self.data: dict[str, Any] = _plain(self._tree)
         for override in overrides:
             self._apply(override)
@@ -49,10 +54,14 @@ class Document:
         return line
 
     def _apply(self, override: str) -> None:
-        """Set one `key.key=value`; setting one of epochs and steps takes the other away, since exactly one may stand."""
+        """Set one `key.key=value`; setting one of epochs and steps takes the other away, since exactly
+        one may stand.
+        """
         key, sign, text = override.partition("=")
         if not sign or not key.strip():
-            raise UsageError(f"--set {override}: write it as key.key=value, for example --set train.steps=200")
+            raise UsageError(
+                f"--set {override}: write it as key.key=value, for example --set train.steps=200"
+            )
         place: Place = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
         value = _plain(_parse_text(text, f"--set {override}"))
         node: Any = self.data
@@ -64,7 +73,9 @@ class Document:
             else:
                 raise UsageError(f"--set {override}: there is nothing at '{dotted(place[: depth + 1])}'")
             if node is None or not isinstance(node, (dict, list)):
-                raise UsageError(f"--set {override}: '{dotted(place[: depth + 1])}' is a plain value, it has no keys")
+                raise UsageError(
+                    f"--set {override}: '{dotted(place[: depth + 1])}' is a plain value, it has no keys"
+                )
         last = place[-1]
         if isinstance(node, dict):
             rival = {"epochs": "steps", "steps": "epochs"}.get(str(last))
@@ -96,7 +107,9 @@ def _parse(path: str) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; 'attnbench list jobs' shows the specifications that come along") from None
+        raise UsageError(
+            f"{path}: no such file; 'attnbench list jobs' shows the specifications that come along"
+        ) from None
     except IsADirectoryError:
         raise UsageError(f"{path}: a folder; name one specification in it") from None
     except PermissionError:

@@ -12,8 +12,11 @@ def ended_row(store: Store, config: TrialConfig, trial_id: str, attempt: int) ->
     return rows[0] if rows else None
 
 
-def end_trial(store: Store, config: TrialConfig, trial_id: str, attempt: int, status: str, error: str) -> dict[str, Any]:
-    """Write the row unless there is one, and return what counts: the configuration, how far it got, status and error.
+def end_trial(
+    store: Store, config: TrialConfig, trial_id: str, attempt: int, status: str, error: str
+) -> dict[str, Any]:
+    """Write the row unless there is one, and return what counts: the configuration, how far it got,
+    status and error.
 
     The sink is one of its own: the caller may be another thread, or process, than the trial's.
     """
@@ -28,8 +31,20 @@ def end_trial(store: Store, config: TrialConfig, trial_id: str, attempt: int, st
     seconds = float(last.get("seconds") or 0.0)
     figures = {f"val_{name}": last[name] for name in QUALITY if last.get(name) is not None}
     row = final_row(
-        config, None, status=status, error=error, begun_at=None, wall_s=seconds, setup_s=0.0, busy_s=seconds, figures=figures
+        config,
+        None,
+        status=status,
+        error=error,
+        begun_at=None,
+        wall_s=seconds,
+        setup_s=0.0,
+        busy_s=seconds,
+        figures=figures,
     )
-    row |= {"steps": last.get("step", 0), "epochs": last.get("epoch", 0.0), "examples": last.get("step", 0) * config.train.batch}
+    row |= {
+        "steps": last.get("step", 0),
+        "epochs": last.get("epoch", 0.0),
+        "examples": last.get("step", 0) * config.train.batch,
+    }
     sink.final(row)
     return row

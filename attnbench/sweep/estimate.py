@@ -1,8 +1,10 @@
 """How long a sweep will take and how much it will write, before it starts.
 
-The pace of a trial is taken from earlier rows of the results folder, best match first: the same mechanism, workload and host;
-the same workload and host; else a guess: three forward passes' worth of FLOPs per example at GUESSED_FLOPS_PER_S a CPU thread
-(measured for small networks on one thread), and GUESSED_STEP_S a step for everything else.
+The pace of a trial is taken from earlier rows of the results folder, best match first: the same
+mechanism, workload and host; the same workload and host; else a guess: three forward passes' worth of
+FLOPs per example at
+GUESSED_FLOPS_PER_S a CPU thread (measured for small networks on one thread), and GUESSED_STEP_S a step
+for everything else.
 """
 
 import json
@@ -26,7 +28,9 @@ BYTES_PER_TRIAL = 40_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of all trials one after another; hours: at `workers` at a time; source: where the pace is from."""
+    """seconds: of all trials one after another; hours: at `workers` at a time; source: where the pace is
+    from.
+    """
 
     trials: int
     tuning: int
@@ -61,7 +65,13 @@ def estimate(sweep: Sweep, store: Store, workers: int, gpu: bool = False) -> Est
     steps += trial_steps(planned[0].config) * confirming
     trials = len(planned) + confirming
     disk = int(trials * BYTES_PER_TRIAL + steps * BYTES_PER_STEP_ROW)
-    source = "earlier trials" if sources == {"rows"} else "FLOPs" if sources == {"flops"} else "earlier trials and FLOPs"
+    source = (
+        "earlier trials"
+        if sources == {"rows"}
+        else "FLOPs"
+        if sources == {"flops"}
+        else "earlier trials and FLOPs"
+    )
     return Estimate(trials, len(planned), confirming, seconds, workers, disk, source)
 
 
@@ -92,12 +102,17 @@ def _tuning_shares(sweep: Sweep, trials: int) -> list[float]:
         budget = planned[members[0]].config.train.budget
         rungs = sweep.rungs(budget)
         for rank, number in enumerate(members):
-            survived = sum(rank < max(1, len(members) // sweep.search.reduction ** (level + 1)) for level in range(len(rungs) - 1))
+            survived = sum(
+                rank < max(1, len(members) // sweep.search.reduction ** (level + 1))
+                for level in range(len(rungs) - 1)
+            )
             shares[number] = rungs[survived] / budget
     return shares
 
 
-def _trial_seconds(config: TrialConfig, paces: Mapping[tuple[str, ...], list[float]], gpu: bool) -> tuple[float, str]:
+def _trial_seconds(
+    config: TrialConfig, paces: Mapping[tuple[str, ...], list[float]], gpu: bool
+) -> tuple[float, str]:
     from attnbench.attention import describe
 
     examples = trial_steps(config) * config.train.batch
@@ -111,7 +126,9 @@ def _trial_seconds(config: TrialConfig, paces: Mapping[tuple[str, ...], list[flo
 
 
 def forward_flops(config: TrialConfig) -> float:
-    """Forward FLOPs per example by the usual count: 2 per weight and token, and 4 N^2 D per layer for the map."""
+    """Forward FLOPs per example by the usual count: 2 per weight and token, and 4 N^2 D per layer for
+    the map.
+    """
     from attnbench import hosts, workloads
 
     host = config.host
@@ -121,7 +138,9 @@ def forward_flops(config: TrialConfig) -> float:
 
 
 def _paces(store: Store) -> dict[tuple[str, ...], list[float]]:
-    """Busy seconds per example of earlier ok trials, by (mechanism, workload, host) and by (workload, host)."""
+    """Busy seconds per example of earlier ok trials, by (mechanism, workload, host) and by (workload,
+    host).
+    """
     paces: dict[tuple[str, ...], list[float]] = {}
     for row in store.rows("trials"):
         if row["status"] == "ok" and row.get("examples") and row.get("busy_s"):

@@ -27,14 +27,19 @@ _WANTED = {
 
 
 def first_fault(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str | int, ...], str]:
-    """The keys (as the user typed them) and the reason of the first finding; findings on one key are joined by 'or'."""
+    """The keys (as the user typed them) and the reason of the first finding; findings on one key are
+    joined by 'or'.
+    """
     faults = error.errors()
     place = _typed(faults[0]["loc"], model)
     same = [fault for fault in faults if _typed(fault["loc"], model) == place]
     if len(same) == 1 or same[0]["type"] in ("value_error", "extra_forbidden", "missing"):
         return place, _reason(same[0], place, model)
     wanted = list(dict.fromkeys(_wanted(fault) for fault in same))
-    return place, f"must be {' or '.join(wanted)}, not {same[0]['input']!r}{_list_hint(same[0]['input'], same)}"
+    return (
+        place,
+        f"must be {' or '.join(wanted)}, not {same[0]['input']!r}{_list_hint(same[0]['input'], same)}",
+    )
 
 
 def _reason(fault: Any, place: tuple[str | int, ...], model: type[BaseModel]) -> str:
@@ -57,7 +62,9 @@ def _wanted(fault: Any) -> str:
 
 
 def _list_hint(given: Any, faults: list[Any]) -> str:
-    takes_list = any(fault["type"] in ("list_type", "tuple_type", "too_short", "too_long") for fault in faults)
+    takes_list = any(
+        fault["type"] in ("list_type", "tuple_type", "too_short", "too_long") for fault in faults
+    )
     return f"; {AXES_STAND}" if isinstance(given, list) and not takes_list else ""
 
 
@@ -65,7 +72,11 @@ def _typed(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[str | int
     """The location without the names of union branches, which pydantic puts in and the user never wrote."""
     place: list[str | int] = []
     for part in location:
-        if isinstance(part, int) or part in _fields(model, tuple(place)) or _anything_fits(model, tuple(place)):
+        if (
+            isinstance(part, int)
+            or part in _fields(model, tuple(place))
+            or _anything_fits(model, tuple(place))
+        ):
             place.append(part)
         elif part is location[-1]:
             break

@@ -1,5 +1,6 @@
 """Hands the campaign's trials to Tune one by one; new ones appear when a winner is known."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -8,16 +9,22 @@ from attnbench.sweep.campaign import Campaign, Entry
 
 
 class Feed(Searcher):
-    """A Tune searcher that suggests nothing of its own. common: what every worker needs, put into each configuration."""
+    """A Tune searcher that suggests nothing of its own. common: what every worker needs, put into each
+    configuration;
+    has_room: whether another trial may start now.
+    """
 
-    def __init__(self, campaign: Campaign, common: dict[str, Any]):
+    def __init__(self, campaign: Campaign, common: dict[str, Any], has_room: Callable[[], bool]):
         super().__init__(metric=None, mode=None)
         self.campaign = campaign
         self.common = common
+        self.has_room = has_room
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration; None while there may be more later; FINISHED at the end."""
         if self.campaign.todo:
+            if not self.has_room():
+                return None
             return self._config(self.campaign.todo.popleft())
         return Searcher.FINISHED if self.campaign.finished() else None
 
@@ -34,7 +41,9 @@ class Feed(Searcher):
             "config": config.canonical(),
         }
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """The watch (watch.py) tells the campaign; nothing to do here."""
 
     def save(self, checkpoint_path: str) -> None:

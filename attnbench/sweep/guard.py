@@ -31,7 +31,9 @@ def default_limit_bytes(cpus: float, machine_cpus: float) -> int:
 
 
 def watch_memory(limit_bytes: int, record: Callable[[int], None]) -> None:
-    """Start the thread that looks at this process's resident memory; above the limit: record(bytes), then the process ends."""
+    """Start the thread that looks at this process's resident memory; above the limit: record(bytes),
+    then the process ends.
+    """
     threading.Thread(target=_watch, args=(limit_bytes, record), name="memory-guard", daemon=True).start()
 
 

@@ -1,4 +1,6 @@
-"""Synchronous successive halving without Ray: who goes on depends on the scores alone, never on order or interruption."""
+"""Synchronous successive halving without Ray: who goes on depends on the scores alone, never on order or
+interruption.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,14 +11,17 @@ GO, STOP = "go", "stop"
 class Ladder:
     """One ladder: all `members` train to the first rung, the best 1/reduction of them to the next, and so on.
 
-    rungs: points of training, the last is the whole budget and decides nothing. Scores are better when higher; a member that
-    failed, diverged or scored NaN counts as the worst. Ties fall to the smaller id.
+    rungs: points of training, the last is the whole budget and decides nothing. Scores are better when
+    higher; a member that failed, diverged or scored NaN counts as the worst. Ties fall to the smaller
+    id.
     """
 
     def __init__(self, rungs: Sequence[int], members: Iterable[str], reduction: int = 3):
         self.rungs = list(rungs)
         self.survivors: list[set[str]] = [set(members)]
-        self.sizes = [max(1, len(self.survivors[0]) // reduction ** (rung + 1)) for rung in range(len(self.rungs) - 1)]
+        self.sizes = [
+            max(1, len(self.survivors[0]) // reduction ** (rung + 1)) for rung in range(len(self.rungs) - 1)
+        ]
         self.scores: list[dict[str, float]] = [{} for _ in self.sizes]
         self.failed: set[str] = set()
 
@@ -34,7 +39,9 @@ class Ladder:
         return self._decide()
 
     def verdict(self, member: str) -> str | None:
-        """STOP for a member that a decided rung left out, None for one that waits for others at a rung, else GO."""
+        """STOP for a member that a decided rung left out, None for one that waits for others at a rung,
+        else GO.
+        """
         if member not in self.survivors[-1]:
             return STOP
         decided = len(self.survivors) - 1
@@ -42,7 +49,9 @@ class Ladder:
         return GO if reported <= decided else None
 
     def _rung(self, member: str, time: float) -> int | None:
-        """The rung that `member` has reached at `time` and not reported yet; the last rung ends a trial by itself."""
+        """The rung that `member` has reached at `time` and not reported yet; the last rung ends a trial
+        by itself.
+        """
         for rung, scores in enumerate(self.scores):
             if member not in scores:
                 return rung if time >= self.rungs[rung] else None

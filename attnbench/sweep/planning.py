@@ -1,4 +1,6 @@
-"""From a checked sweep to its trials, by phase: all of a grid, or the tuning trials and, per winner, the confirming ones."""
+"""From a checked sweep to its trials, by phase: all of a grid, or the tuning trials and, per winner, the
+confirming ones.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,7 +41,9 @@ def plan(sweep: Sweep) -> list[TrialConfig]:
 
 
 def first_phase(sweep: Sweep) -> list[Planned]:
-    """A grid: every configuration on every seed and fold. Tuning: every configuration on the first seed and fold."""
+    """A grid: every configuration on every seed and fold. Tuning: every configuration on the first seed
+    and fold.
+    """
     seeds = sweep.header.seeds[:1] if sweep.tunes else sweep.header.seeds
     folds = sweep.folds[:1] if sweep.tunes else sweep.folds
     queues: dict[str, list[Planned]] = {}
@@ -62,7 +66,9 @@ def confirm_count(sweep: Sweep) -> int:
     return len({group for _, group, _ in sweep.configurations}) * len(sweep.confirm_seeds) * len(sweep.folds)
 
 
-def _planned(config: TrialConfig, group: str, role: str, seeds: Iterable[int], folds: Iterable[int]) -> Iterable[Planned]:
+def _planned(
+    config: TrialConfig, group: str, role: str, seeds: Iterable[int], folds: Iterable[int]
+) -> Iterable[Planned]:
     for seed in seeds:
         for fold in folds:
             one = config.model_copy(update={"seed": seed, "fold": fold, "role": role})
@@ -73,5 +79,8 @@ def _refuse_twins(trials: list[Planned]) -> None:
     seen: dict[str, Planned] = {}
     for planned in trials:
         if planned.trial_id in seen:
-            raise UsageError(f"'{seen[planned.trial_id].group}' and '{planned.group}' hold the same trial; a sweep runs each once")
+            raise UsageError(
+                f"'{seen[planned.trial_id].group}' and '{planned.group}' hold the same trial; "
+                "a sweep runs each once"
+            )
         seen[planned.trial_id] = planned

@@ -1,8 +1,10 @@
 """The barrier that keeps the pool of reused actors from starving.
 
-Tune cancels an actor that is still starting when another, already free, can take its trial. With trials shorter than an
-actor's start the pool would therefore stay at one actor. So every actor registers when it is ready, and the first step of
-each waits until the whole pool is there. Ray's key-value store holds the register: it works across nodes.
+Tune cancels an actor that is still starting when another, already free, can take its trial. With trials
+shorter than an actor's start the pool would therefore stay at one actor. So every actor registers when
+it is ready, and
+the first step of each waits until the whole pool is there. Ray's key-value store holds the register: it
+works across nodes.
 """
 
 import time
@@ -13,7 +15,9 @@ LOOK_EVERY_S = 0.02
 
 
 class Pool:
-    """The register of one sweep's actors. name: unique for this command; size: how many actors there shall be."""
+    """The register of one sweep's actors. name: unique for this command; size: how many actors there
+    shall be.
+    """
 
     def __init__(self, name: str, size: int):
         self.prefix = f"attnbench/{name}/actor/".encode()
@@ -26,7 +30,9 @@ class Pool:
         _store()._internal_kv_put(self.prefix + identity.encode(), b"1")
 
     def wait(self) -> bool:
-        """Return when all are registered, when anyone passed before (after a crash nobody waits), or when patience ends (False)."""
+        """Return when all are registered, when anyone passed before (after a crash nobody waits), or
+        when patience ends (False).
+        """
         if self.passed:
             return True
         self.passed = True

@@ -8,6 +8,7 @@ from typing import Any
 from attnbench.sweep.campaign import Campaign
 
 LINE_EVERY_S = 10.0
+SAME_LINE_EVERY_S = 60.0
 DRAW_EVERY_S = 0.5
 
 
@@ -22,7 +23,7 @@ class Progress:
         self.note = "starting"
         self._started = time.monotonic()
         self._shown = 0.0
-        self._done_shown = -1
+        self._said = ("", 0.0)
         self._live: Any = None
         self._before = sum(entry.before for entry in campaign.entries.values())
 
@@ -47,11 +48,16 @@ class Progress:
         self._shown = now
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
-        else:
-            print(self.line(), file=sys.stderr, flush=True)
+            return
+        line = self.line()
+        if line != self._said[0] or now - self._said[1] > SAME_LINE_EVERY_S:
+            self._said = (line, now)
+            print(line, file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """`12/40 trials (ok 11, failed 1), 2 of 2 workers busy, about 3 min left, best softmax val_accuracy 0.97`."""
+        """`12/40 trials (ok 11, failed 1), 2 of 2 workers busy, about 3 min left, best softmax
+        val_accuracy 0.97`.
+        """
         counts = self.campaign.counts()
         total = sum(counts.values())
         waiting = counts.pop("unfinished", 0)
@@ -68,7 +74,9 @@ class Progress:
         return ", ".join(parts)
 
     def seconds_left(self) -> float | None:
-        """From the pace so far; None until something ended in this command. Confirming trials not yet asked for count too."""
+        """From the pace so far; None until something ended in this command. Confirming trials not yet
+        asked for count too.
+        """
         counts = self.campaign.counts()
         ended_now = sum(counts.values()) - counts["unfinished"] - self._before
         if ended_now <= 0:
@@ -79,7 +87,11 @@ class Progress:
 
     def _best(self) -> str | None:
         metric = self.campaign.sweep.metric
-        ended = [entry for entry in self.campaign.entries.values() if entry.status == "ok" and entry.report.get(metric) is not None]
+        ended = [
+            entry
+            for entry in self.campaign.entries.values()
+            if entry.status == "ok" and entry.report.get(metric) is not None
+        ]
         if not ended:
             return None
         best = max(ended, key=lambda entry: self.campaign.score(entry.report))
@@ -102,7 +114,11 @@ class Progress:
             figures = [value for value in values if value is not None]
             best = (max if self.campaign.sweep.direction == "max" else min)(figures) if figures else None
             table.add_row(
-                group, str(len(ended)), str(len(entries)), ", ".join(f"{name} {n}" for name, n in endings.items()), f"{best:.4f}" if best is not None else "-"
+                group,
+                str(len(ended)),
+                str(len(entries)),
+                ", ".join(f"{name} {n}" for name, n in endings.items()),
+                f"{best:.4f}" if best is not None else "-",
             )
         return Group(table, self.line())
 

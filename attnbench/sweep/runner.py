@@ -5,7 +5,6 @@ import shutil
 import sys
 import time
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from attnbench.errors import UsageError
 from attnbench.results import Store
 from attnbench.sweep.cluster import Cluster
+from attnbench.sweep.following import Follower
 from attnbench.sweep.specification import Sweep, read_specification
 
 FAILURES = ("failed", "out_of_memory", "unfinished")
@@ -21,7 +21,9 @@ FAILURES = ("failed", "out_of_memory", "unfinished")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended. counts: requested trials by status; resumed: how many had ended before; hopeless: why it gave up."""
+    """How a sweep ended. counts: requested trials by status; resumed: how many had ended before;
+    hopeless: why it gave up.
+    """
 
     sweep: str
     counts: dict[str, int]
@@ -42,12 +44,13 @@ class Outcome:
         order = ("ok", "stopped", "diverged", "out_of_memory", "failed", "unfinished")
         parts = [f"{self.counts[status]} {status}" for status in order if self.counts.get(status)]
         before = f"; {self.resumed} had ended before" if self.resumed else ""
-        return f"sweep {self.sweep}: {', '.join(parts) or 'no trials'} of {sum(self.counts.values())} trials in {self.wall_s:.1f} s{before}"
+        total = f"{', '.join(parts) or 'none'} of {sum(self.counts.values())} trials"
+        return f"sweep {self.sweep}: {total} in {self.wall_s:.1f} s{before}"
 
 
 def run_file(
-    path: str | Path, results: str | Path, *, overrides: Sequence[str] = (), address: str | None = None, fresh: bool = False,
-    mirror: bool = True, quiet: bool = False, cpus: int | None = None,
+    path: str | Path, results: str | Path, *, overrides: Sequence[str] = (), address: str | None = None,
+    fresh: bool = False, mirror: bool = True, quiet: bool = False, cpus: int | None = None,
 ) -> Outcome:  # fmt: skip
     """Read the specification at `path` while the cluster starts, then run it; see `run_sweep`."""
     from attnbench.sweep.document import Document
@@ -58,19 +61,23 @@ def run_file(
     cluster = Cluster(address, cpus).start()
     try:
         sweep = read_specification(path, overrides)
-        return run_sweep(sweep, results, cluster=cluster, fresh=fresh, mirror=mirror, quiet=quiet, started=started)
+        return run_sweep(
+            sweep, results, cluster=cluster, fresh=fresh, mirror=mirror, quiet=quiet, started=started
+        )
     finally:
         cluster.close()
 
 
 def run_sweep(
-    sweep: Sweep, results: str | Path, *, address: str | None = None, fresh: bool = False, mirror: bool = True,
-    quiet: bool = False, cpus: int | None = None, cluster: Cluster | None = None, started: float | None = None,
+    sweep: Sweep, results: str | Path, *, address: str | None = None, fresh: bool = False,
+    mirror: bool = True, quiet: bool = False, cpus: int | None = None, cluster: Cluster | None = None,
+    started: float | None = None,
 ) -> Outcome:  # fmt: skip
     """Run every trial that has not ended yet. The same call again resumes; `fresh` starts every trial over.
 
-    results: folder that every worker sees. address: a running cluster, else one of our own with `cpus`. cluster: one that is
-    started already, and stays. mirror: follow into MLflow. Raises UsageError for what the user can mend.
+    results: folder that every worker sees. address: a running cluster, else one of our own with `cpus`.
+    cluster: one that is started already, and stays. mirror: follow into MLflow. Raises UsageError for
+    what the user can mend.
     """
     from attnbench.sweep.campaign import Campaign
 
@@ -79,12 +86,12 @@ def run_sweep(
     store.ensure_writable()
     own = cluster is None
     cluster = cluster or Cluster(address, cpus).start()
-    mirrored = _start_mirror(store, sweep.name) if mirror else None
+    follower = Follower(store, sweep.name, mirror)
     campaign: Campaign | None = None
     try:
         campaign = Campaign(sweep, store, fresh=fresh)
         resumed = sum(entry.before for entry in campaign.entries.values())
-        run = _Run(campaign, store, cluster, quiet)
+        run = _Run(campaign, store, cluster, quiet, follower)
         if campaign.todo:
             run.go()
         first = run.first_report_at
@@ -94,20 +101,27 @@ def run_sweep(
         )  # fmt: skip
     except KeyboardInterrupt:
         if campaign is not None:
-            store.interrupt(sweep.name, [key for key, entry in campaign.entries.items() if entry.status is None])
+            store.interrupt(
+                sweep.name, [key for key, entry in campaign.entries.items() if entry.status is None]
+            )
         raise
     finally:
         if own:
             cluster.close()
-        if mirrored is not None:
-            _finish_mirror(mirrored)
+        follower.finish()
 
 
 class _Run:
     """One command's worth of Tune."""
 
-    def __init__(self, campaign: Any, store: Store, cluster: Cluster, quiet: bool):
-        self.campaign, self.store, self.cluster, self.quiet = campaign, store, cluster, quiet
+    def __init__(self, campaign: Any, store: Store, cluster: Cluster, quiet: bool, follower: Follower):
+        self.campaign, self.store, self.cluster, self.quiet, self.follower = (
+            campaign,
+            store,
+            cluster,
+            quiet,
+            follower,
+        )
         self.sweep: Sweep = campaign.sweep
         self.name = f"{self.sweep.name}-{uuid.uuid4().hex[:8]}"
         self.workers = self.workers_used = 0
@@ -122,10 +136,14 @@ class _Run:
         resources = self.sweep.header.resources
         gpus = _gpus(resources.gpus, total)
         shape = {"CPU": float(resources.cpus), **({"GPU": gpus} if gpus else {})}
-        fits = min(int(total.get(kind, 0.0) / amount + 1e-6) for kind, amount in shape.items()) // resources.workers
+        fits = (
+            min(int(total.get(kind, 0.0) / amount + 1e-6) for kind, amount in shape.items())
+            // resources.workers
+        )
         if fits < 1:
             raise UsageError(
-                f"{self.sweep.path}: a trial wants {resources.workers} x {_words(shape)}, the cluster has {_words(total)}; lower resources, or give --address"
+                f"{self.sweep.path}: a trial wants {resources.workers} x {_words(shape)}, the cluster has "
+                f"{_words(total)}; lower resources, or give --address"
             )
         self.workers = min(fits, len(self.campaign.entries))
         storage = self.cluster.folder / "tune" if self.cluster.folder else self.store.path / ".tune"
@@ -136,25 +154,41 @@ class _Run:
         finally:
             shutil.rmtree(storage / self.name, ignore_errors=True)
 
-    def _tune(self, progress: Any, shape: dict[str, float], gpus: float, total: dict[str, float], storage: Path) -> None:
+    def _tune(
+        self, progress: Any, shape: dict[str, float], gpus: float, total: dict[str, float], storage: Path
+    ) -> None:
         from ray import tune
 
         from attnbench.sweep.actor import TrialActor
         from attnbench.sweep.feed import Feed
         from attnbench.sweep.guard import default_limit_bytes
+        from attnbench.sweep.replay import scheduler_of
         from attnbench.sweep.watch import Hopeless, Watch
 
         header = self.sweep.header
-        watch = Watch(self.campaign, progress, self._record, header.hang_s)
-        limit = header.memory_gb * 1e9 if header.memory_gb else default_limit_bytes(shape["CPU"], total.get("CPU", 1.0))
+        watch = Watch(
+            self.campaign, progress, self._record, header.hang_s, on_first_report=self.follower.start
+        )
+        limit = (
+            header.memory_gb * 1e9
+            if header.memory_gb
+            else default_limit_bytes(shape["CPU"], total.get("CPU", 1.0))
+        )
         common = {
-            "results": str(self.store.path), "cwd": os.getcwd(), "pool": self.name, "pool_size": min(self.workers, len(self.campaign.todo)),
-            "workers": header.resources.workers, "cpus": int(shape["CPU"]), "gpus": gpus, "memory_bytes": int(limit), "storage": str(storage / self.name),
-        }  # fmt: skip
+            "results": str(self.store.path),
+            "cwd": os.getcwd(),
+            "pool": self.name,
+            "pool_size": min(self.workers, len(self.campaign.todo)),
+            "workers": header.resources.workers,
+            "cpus": int(shape["CPU"]),
+            "gpus": gpus,
+            "memory_bytes": int(limit),
+            "storage": str(storage / self.name),
+        }
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self.workers)
         # With several workers per trial the actor is a proxy that takes no resources: its TorchTrainer does.
         alone = header.resources.workers == 1
-        scheduler = self._scheduler(None if alone else self.workers)
+        scheduler = scheduler_of(self.campaign, self.workers, None if alone else self.workers)
         try:
             tune.run(
                 TrialActor,
@@ -165,7 +199,9 @@ class _Run:
                 callbacks=[watch],
                 stop=Hopeless(watch),
                 num_samples=sys.maxsize,
-                resources_per_trial=tune.PlacementGroupFactory([shape if alone else {"node:__internal_head__": 0.001}]),
+                resources_per_trial=tune.PlacementGroupFactory(
+                    [shape if alone else {"node:__internal_head__": 0.001}]
+                ),
                 reuse_actors=True,
                 max_failures=header.retries,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
@@ -178,42 +214,6 @@ class _Run:
             self.workers_used = len(watch.seen_workers)
             self.first_report_at = watch.first_report_at
             self.hopeless = watch.hopeless
-
-    def _scheduler(self, limit: int | None) -> Any:
-        """Grid: in order. Halving and ASHA: what ended before is put into its rungs first. limit: trials at once, if not by resources."""
-        from attnbench.sweep.ladder import Ladder
-        from attnbench.sweep.schedulers import Asha, Halving, Resuming
-
-        search, campaign = self.sweep.search, self.campaign
-        if not search.prunes:
-            return Resuming(self.workers, limit)
-        groups = {entry.planned.group: entry.planned.config.train for entry in campaign.entries.values() if entry.planned.config.role == "tune"}
-        rungs = {group: self.sweep.rungs(train.budget) for group, train in groups.items()}
-        if search.kind == "asha":
-            first = min(rung[0] for rung in rungs.values())
-            scheduler = Asha({group: train.budget for group, train in groups.items()}, first, search.reduction, campaign.score, self.workers, limit)
-            for group in groups:
-                for entry in campaign.members(group):
-                    if entry.before:
-                        scheduler.replay(group, entry.planned.trial_id, self._reports(entry))
-            return scheduler
-        ladders = {}
-        for group in groups:
-            members = campaign.members(group)
-            ladders[group] = Ladder(rungs[group], [entry.planned.trial_id for entry in members], search.reduction)
-            for entry in members:
-                if entry.before:
-                    for report in self._reports(entry):
-                        ladders[group].report(entry.planned.trial_id, report["time"], campaign.score(report))
-                    ladders[group].fail(entry.planned.trial_id)  # it will not report again
-        return Halving(ladders, campaign.score, self.workers, limit)
-
-    def _reports(self, entry: Any) -> list[dict[str, Any]]:
-        """A finished trial's evaluations as its worker reported them."""
-        from attnbench.sweep.seat import METRICS, position
-
-        rows = self.store.reports(self.sweep.name, entry.planned.trial_id, entry.attempt)
-        return [{"time": position(entry.planned.config, row), **{f"val_{name}": row.get(name) for name in METRICS}} for row in rows]
 
     def _record(self, trial_id: str, status: str, error: str) -> None:
         from attnbench.sweep.ending import end_trial
@@ -229,24 +229,7 @@ def _gpus(wanted: str | float, total: dict[str, float]) -> float:
 
 
 def _words(resources: dict[str, float]) -> str:
-    return ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU") if kind in resources) or "nothing"
-
-
-def _start_mirror(store: Store, sweep: str) -> Any:
-    """MLflow follows in a process of its own; if it cannot start, the sweep goes on and `mlflow sync` catches up."""
-    from attnbench.results import start_mirror
-
-    try:
-        return start_mirror(str(store.path), sweep)
-    except Exception as error:
-        print(f"attnbench: MLflow does not follow ({error}); 'attnbench mlflow sync' catches up later", file=sys.stderr)
-        return None
-
-
-def _finish_mirror(mirrored: Any) -> None:
-    from attnbench.results import finish_mirror
-
-    try:
-        finish_mirror(mirrored)
-    except Exception as error:
-        print(f"attnbench: the MLflow mirror did not finish ({error}); 'attnbench mlflow sync' catches up", file=sys.stderr)
+    return (
+        ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU") if kind in resources)
+        or "nothing"
+    )

@@ -1,7 +1,7 @@
 """Tune schedulers: halving and ASHA per group, and how a loser ends with exactly one `stopped` row.
 
-A loser is not stopped by Tune, because then nobody writes its row. It is paused, gets `verdict: stopped` into its
-configuration and is resumed; its worker writes the row and reports done (workers.py, actor.py).
+A loser is not stopped by Tune, because then nobody writes its row. It is paused, gets `verdict: stopped`
+into its configuration and is resumed; its worker writes the row and reports done (workers.py, actor.py).
 """
 
 import math
@@ -19,29 +19,44 @@ WORST = 1e30
 
 
 class Resuming(FIFOScheduler):
-    """First in, first out, plus a queue of paused trials that may go on. It alone runs a grid."""
+    """First in, first out, plus a queue of paused trials that may go on. It alone runs a grid.
 
-    def __init__(self, pool: int = 1) -> None:
+    pool: actors that shall live; limit: trials at once, where resources do not bound them (Tune's own
+    limit counts paused trials, and would stand still for ever).
+    """
+
+    def __init__(self, pool: int = 1, limit: int | None = None) -> None:
         super().__init__()
         self.pool = pool
+        self.limit = limit
+        self._controller: Any = None
         self.resumable: dict[str, Trial] = {}
         self.trials: dict[str, Trial] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         if not self.trials:
-            # Tune keeps one idle actor at most: at each rung the pool would shrink, and pay its imports again.
-            controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            controller._actor_cache.increase_max(trial.placement_group_factory, by=self.pool)
+            # Tune keeps one idle actor at most: at each rung the pool would shrink, and pay its imports
+            # again.
+            self._controller = getattr(tune_controller, "_tune_controller", tune_controller)
+            self._controller._actor_cache.increase_max(trial.placement_group_factory, by=self.pool)
         self.trials[trial.config["id"]] = trial
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """A paused trial that may go on; pending ones are started by the controller itself, in order."""
+        if not self.has_room():
+            return None
         for key, trial in list(self.resumable.items()):
             if trial.status == Trial.PAUSED:
                 return trial
             if trial.status != Trial.RUNNING:  # running: its pause is still being saved
                 del self.resumable[key]
         return None
+
+    def has_room(self) -> bool:
+        """Whether another trial may start now."""
+        if self.limit is None or self._controller is None:
+            return True
+        return len(self._controller._running_trials) + len(self._controller._pending_trials) < self.limit
 
     def resume(self, trial: Trial) -> None:
         self.resumable[trial.config["id"]] = trial
@@ -58,8 +73,14 @@ class Halving(Resuming):
     ladders: group -> Ladder over the ids of its trials; score: report -> the metric, better when higher.
     """
 
-    def __init__(self, ladders: Mapping[str, Ladder], score: Callable[[Mapping[str, Any]], float], pool: int = 1) -> None:
-        super().__init__(pool)
+    def __init__(
+        self,
+        ladders: Mapping[str, Ladder],
+        score: Callable[[Mapping[str, Any]], float],
+        pool: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(pool, limit)
         self.ladders = ladders
         self.score = score
 
@@ -105,9 +126,10 @@ class Asha(Resuming):
     """Ray's ASHAScheduler, one per group, so that arms never compete for early rungs."""
 
     def __init__(
-        self, budgets: Mapping[str, int], grace: int, reduction: int, score: Callable[[Mapping[str, Any]], float], pool: int = 1
-    ) -> None:
-        super().__init__(pool)
+        self, budgets: Mapping[str, int], grace: int, reduction: int,
+        score: Callable[[Mapping[str, Any]], float], pool: int = 1, limit: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(pool, limit)
         self.score = score
         self.children = {
             group: ASHAScheduler(
@@ -125,7 +147,7 @@ class Asha(Resuming):
     def replay(self, group: str, key: str, reports: Sequence[Mapping[str, Any]]) -> None:
         """Put the scores of a trial that has ended into its group's rungs."""
         trial: Any = SimpleNamespace(trial_id=key)
-        child = self.children[group]
+        child: Any = self.children[group]
         child.on_trial_add(None, trial)
         for report in reports:
             child.on_trial_result(None, trial, self._judged(report))
@@ -139,7 +161,10 @@ class Asha(Resuming):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         child = self._child(trial)
-        if child is None or child.on_trial_result(tune_controller, trial, self._judged(result)) != TrialScheduler.STOP:
+        if (
+            child is None
+            or child.on_trial_result(tune_controller, trial, self._judged(result)) != TrialScheduler.STOP
+        ):
             return TrialScheduler.CONTINUE
         self.retire(trial)
         return TrialScheduler.PAUSE

@@ -1,4 +1,6 @@
-"""A sweep as its YAML describes it: typed, checked in every configuration before anything starts, errors with file and line."""
+"""A sweep as its YAML describes it: typed, checked in every configuration before anything starts, errors
+with file and line.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +30,8 @@ class Strict(BaseModel):
 class Search(Strict):
     """How configurations are found.
 
-    kind          grid: all of them to the end; halving: synchronous successive halving per arm; asha: Ray's ASHAScheduler per arm
+    kind          grid: all of them to the end; halving: synchronous successive halving per arm; asha:
+                  Ray's ASHAScheduler per arm
     metric        validation metric of the final evaluation that ranks them; left out: the workload's own
     samples       configurations per arm, drawn from its axes; left out: the whole grid
     grace         first rung, in the unit of the budget; reduction: one in so many goes on at a rung
@@ -59,16 +62,26 @@ class Search(Strict):
 class Header(Strict):
     """The keys of a specification that are not an arm's."""
 
-    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)
-    seeds: list[int] = [0]
-    folds: int | list[int] | None = None
-    search: Search = Search()
-    measure: MeasureConfig = MeasureConfig()
-    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
-    resources: ResourcesConfig = ResourcesConfig()
+    sweep: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$",
+        max_length=100,
+        description="its name, under which results lie",
+    )
+    seeds: list[int] = Field(default=[0], description="n for 0 to n-1, or a list; tuning takes the first")
+    folds: int | list[int] | None = Field(
+        default=None, description="n runs n folds of the workload, a list those; left out: the first"
+    )
+    search: Search = Field(default=Search(), description="how configurations are found")
+    measure: MeasureConfig = Field(default=MeasureConfig(), description="what is measured beside quality")
+    deepspeed: DeepSpeedConfig = Field(default=DeepSpeedConfig(), description="settings of the engine")
+    resources: ResourcesConfig = Field(default=ResourcesConfig(), description="what one trial may use")
     retries: int = Field(default=2, ge=0, description="how often a failed trial is tried again")
-    hang_s: float = Field(default=1800.0, gt=0, description="a trial that reports nothing for so long is ended as failed")
-    memory_gb: float | None = Field(default=None, gt=0, description="above it a worker ends as out_of_memory; left out: its share")
+    hang_s: float = Field(
+        default=1800.0, gt=0, description="a trial that reports nothing for so long ends as failed"
+    )
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="a worker above it ends as out_of_memory; left out: its share"
+    )
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -77,7 +90,9 @@ class Header(Strict):
 
 
 class Sweep(BaseModel):
-    """A checked sweep: header, arms, and the folds that run. `configurations` gives every point of every arm."""
+    """A checked sweep: header, arms, and the folds that run. `configurations` gives every point of every
+    arm.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
@@ -110,7 +125,8 @@ class Sweep(BaseModel):
 
     @cached_property
     def configurations(self) -> list[tuple[Arm, str, TrialConfig]]:
-        """(arm, group, configuration) for every point; group: arm and scope, within which one winner is chosen.
+        """(arm, group, configuration) for every point; group: arm and scope, within which one winner is
+        chosen.
 
         The configuration has the first seed and fold; the plan puts in the others.
         """
@@ -172,15 +188,19 @@ def read_specification(path: str | Path, overrides: Sequence[str] = ()) -> Sweep
 
     Raises UsageError with file, line and place for anything that would not run.
     """
+    from attnbench.sweep.checks import check_configurations, check_search
+
     document = Document(path, overrides)
     header = _header(document)
     workload = _workload(document)
     arms = read_arms(document, workload)
     folds = _folds(document, header, workload, arms)
     metric, direction = _metric(document, header, arms[0])
-    sweep = Sweep(path=document.path, header=header, arms=arms, folds=folds, metric=metric, direction=direction)
-    _check_configurations(document, sweep)
-    _check_search(document, sweep)
+    sweep = Sweep(
+        path=document.path, header=header, arms=arms, folds=folds, metric=metric, direction=direction
+    )
+    check_configurations(document, sweep)
+    check_search(document, sweep)
     return sweep
 
 
@@ -189,7 +209,9 @@ def _header(document: Document) -> Header:
     for key in document.data:
         if key not in known:
             document.fail((key,), f"unknown key.{did_you_mean(key, known)} Known are {', '.join(known)}")
-    given = {key: value for key, value in document.data.items() if key in Header.model_fields and value is not None}
+    given = {
+        key: value for key, value in document.data.items() if key in Header.model_fields and value is not None
+    }
     workload = document.data.get("workload")
     if "folds" not in given and isinstance(workload, Mapping) and isinstance(workload.get("folds"), int):
         given["folds"] = workload["folds"]
@@ -208,14 +230,18 @@ def _workload(document: Document) -> dict[str, Any]:
 
     given = document.data.get("workload")
     if given is None:
-        document.fail(("workload",), "is missing: a workload's name, such as digits; 'attnbench list workloads' shows all")
+        document.fail(
+            ("workload",),
+            "is missing: a workload's name, such as digits; 'attnbench list workloads' shows all",
+        )
     workload = {"name": given} if isinstance(given, str) else given
     name = workload.get("name") if isinstance(workload, Mapping) else None
     if not isinstance(name, str):
         document.fail(("workload",), f"must be a workload's name or {{name: ..., parameters}}, not {given!r}")
     if name not in workloads():
         document.fail(
-            ("workload",), f"unknown workload '{name}'.{did_you_mean(name, workloads())} There are {', '.join(workloads())}"
+            ("workload",),
+            f"unknown workload '{name}'.{did_you_mean(name, workloads())} There are {', '.join(workloads())}",
         )
     if isinstance(document.data.get("folds"), int) and "folds" in workloads()[name].parameters.model_fields:
         workload = {**workload, "folds": document.data["folds"]}
@@ -258,134 +284,8 @@ def _metric(document: Document, header: Header, arm: Arm) -> tuple[str, Literal[
     if workload.metric != "bits_per_byte":
         known.remove("val_bits_per_byte")
     if metric not in known:
-        document.fail(("search", "metric"), f"unknown metric '{metric}'.{did_you_mean(metric, known)} There are {', '.join(known)}")
-    return metric, "max" if metric == "val_accuracy" else "min"
-
-
-def _check_configurations(document: Document, sweep: Sweep) -> None:
-    """Build every configuration once; the first that cannot be names its file and line."""
-    from attnbench import workloads
-
-    seen: dict[str, str] = {}
-    for arm in sweep.arms:
-        try:
-            configurations = list(arm.configurations(sweep.search.samples, sweep.search.seed))
-        except ValueError as error:
-            document.fail(arm.place, str(error))
-        for scope, point, sections in configurations:
-            try:
-                config = sweep.configuration(arm, sections)
-            except ValidationError as error:
-                _refuse(document, sweep, arm, {**scope, **point}, error)
-            try:
-                workloads.check(config.workload, fold=max(sweep.folds))
-            except UsageError as error:
-                document.fail(("workload",), str(error))
-            _check_fit(document, arm, config)
-            if config.trial_id in seen:
-                other = seen[config.trial_id]
-                document.fail(arm.place, f"this arm holds a configuration that '{other}' has too; a sweep runs each once")
-            seen[config.trial_id] = arm.label
-
-
-def _check_fit(document: Document, arm: Arm, config: TrialConfig) -> None:
-    """Whether host, workload and measurements go together; nothing big is built or loaded."""
-    from attnbench import evaluation, hosts, workloads
-
-    signature = workloads.load(config.workload, fold=config.fold).signature
-    try:
-        hosts.check_host(config.host, signature)
-    except UsageError as error:
-        document.fail(arm.source(_quoted_key(str(error))), str(error))
-    try:
-        if config.measure.robustness:
-            evaluation.check_kinds(config.measure.robustness, signature)
-    except UsageError as error:
-        document.fail(("measure", "robustness"), str(error).removeprefix("robustness: "))
-
-
-def _quoted_key(reason: str) -> Place:
-    """`host.patch 3 does not ...` is about ("host", "patch")."""
-    return tuple(reason.split()[0].rstrip(":").split("."))
-
-
-def _refuse(document: Document, sweep: Sweep, arm: Arm, point: dict[Place, Any], error: ValidationError) -> None:
-    """Raise the one line for a configuration that pydantic or one of our rooms refused."""
-    place, reason = first_fault(error, TrialConfig)
-    if place and place[0] == "attention":
-        place = _guilty_entry(arm, point, reason)
-    elif place and place[0] in ("workload", "objective"):
-        place = _named_key(place, arm, reason)
-    elif place in (("host",), ()):
-        place = _quoted_key(reason)
-    source = arm.source(place)
-    if place in arm.tuned or place in arm.scopes:
-        axis = (arm.tuned | arm.scopes)[place]
-        if isinstance(_value(document.data, source), list) and point[place] in axis.values:
-            source = (*source, axis.values.index(point[place]))
-    document.fail(source, reason.removeprefix(f"{place[0]}: "))
-
-
-def _guilty_entry(arm: Arm, point: dict[Place, Any], reason: str) -> Place:
-    """Which entry of a composition, and which of its keys, a refusal is about."""
-    from attnbench.attention import canonical
-
-    for number, entry in enumerate(arm.at(point)["attention"]):
-        try:
-            canonical(entry)
-        except UsageError:
-            return _named_key(("attention", number), arm, reason)
-    return ("attention",) if len(arm.fixed["attention"]) > 1 else ("attention", 0)
-
-
-def _named_key(place: Place, arm: Arm, reason: str) -> Place:
-    """The key below `place` that the reason quotes or starts with, if it is written in the file."""
-    for written in arm.sources:
-        key = written[-1]
-        if written[:-1] == place and (f"'{key}'" in reason or f"{key}:" in reason):
-            return written
-    return place
-
-
-def _value(data: Any, place: Place) -> Any:
-    for step in place:
-        try:
-            data = data[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data
-
-
-def _check_search(document: Document, sweep: Sweep) -> None:
-    """Rungs that fall on evaluations, equal numbers of configurations, and seeds that are fresh."""
-    search = sweep.search
-    if not search.prunes:
-        for key in ("grace", "reduction"):
-            if key in (document.data.get("search") or {}):
-                document.fail(("search", key), "belongs to halving and asha; a grid runs every trial to the end")
-    if set(sweep.confirm_seeds) & set(sweep.header.seeds[:1]):
-        document.fail(("search", "confirm_seeds"), f"seed {sweep.header.seeds[0]} is the tuning seed; confirming takes fresh ones")
-    if not search.prunes:
-        return
-    counts: dict[str, int] = {}
-    for _, group, config in sweep.configurations:
-        counts[group] = counts.get(group, 0) + 1
-        train = config.train
-        if search.grace is not None and search.grace > train.budget:
-            document.fail(("search", "grace"), f"{search.grace} is beyond the budget of {train.budget} {train.unit}")
-        late = [rung for rung in sweep.rungs(train.budget) if rung != train.budget and rung % (train.eval_every or 1)]
-        if late:
-            document.fail(
-                ("search", "grace") if search.grace else ("search",),
-                f"the rung at {late[0]} {train.unit} falls between two evaluations (every {train.eval_every}); "
-                f"set train.eval_every to a divisor of {late[0]}, or grace to a multiple of {train.eval_every}",
-            )
-    if any(place in arm.scopes for arm in sweep.arms for place in (("train", "epochs"), ("train", "steps"))):
-        document.fail(("train",), f"{search.kind} takes one budget, not a list of them")
-    fewest, most = min(counts, key=lambda group: counts[group]), max(counts, key=lambda group: counts[group])
-    if counts[fewest] != counts[most]:
         document.fail(
-            ("search",),
-            f"'{fewest}' has {counts[fewest]} configurations and '{most}' {counts[most]}; arms are tuned equally, "
-            f"so say search.samples: {counts[fewest]}, or widen the smaller arm",
+            ("search", "metric"),
+            f"unknown metric '{metric}'.{did_you_mean(metric, known)} There are {', '.join(known)}",
         )
+    return metric, "max" if metric == "val_accuracy" else "min"

@@ -1,4 +1,6 @@
-"""Tune's callback and stopper for one sweep: tells the campaign what ended, ends what hangs, stops what is hopeless."""
+"""Tune's callback and stopper for one sweep: tells the campaign what ended, ends what hangs, stops what
+is hopeless.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,13 +14,19 @@ from attnbench.sweep.progress import Progress
 
 
 class Watch(Callback):
-    """record: writes the final row (trial id, attempt, status, error) of a trial whose worker cannot do it any more."""
+    """record: writes the final row (trial id, attempt, status, error) of a trial whose worker cannot do
+    it any more.
+    """
 
-    def __init__(self, campaign: Campaign, progress: Progress, record: Callable[[str, str, str], None], hang_s: float):
+    def __init__(
+        self, campaign: Campaign, progress: Progress, record: Callable[[str, str, str], None], hang_s: float,
+        on_first_report: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
         self.campaign = campaign
         self.progress = progress
         self.record = record
         self.hang_s = hang_s
+        self.on_first_report = on_first_report
         self.heard: dict[str, tuple[float, Any]] = {}
         self.workers_of: dict[tuple[str, int], str] = {}
         self.seen_workers: set[tuple[str, int]] = set()
@@ -28,14 +36,17 @@ class Watch(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.heard[trial.config["id"]] = (time.monotonic(), trial)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         key = trial.config["id"]
         worker = (result.get("hostname", ""), result.get("pid", 0))
         self.workers_of[worker] = key
         self.seen_workers.add(worker)
         self.heard[key] = (time.monotonic(), trial)
         if self.first_report_at is None:
-            self.first_report_at = time.time()
+            self.first_report_at = time.monotonic()
+            self.on_first_report()
         if result.get("done"):
             self._ended(key, result["status"], result.get("error"), result)
 
@@ -92,7 +103,9 @@ class Hopeless(Stopper):
         return self.watch.hopeless is not None
 
     def __reduce__(self) -> Any:
-        """Tune pickles its stopper into a snapshot that nobody reads; the watch holds a terminal and locks."""
+        """Tune pickles its stopper into a snapshot that nobody reads; the watch holds a terminal and
+        locks.
+        """
         return NoopStopper, ()
 
 

@@ -17,7 +17,7 @@ class Raises(Mechanism):
     """Raises in the forward pass."""
 
     name = "raises"
-    parameters = Threshold
+    schema = Threshold
 
     def bias(self, c, logits):
         if self.settings.above >= 0.5:

@@ -16,7 +16,14 @@ def run(scores, order_seed, *, failing=(), members=MEMBERS, rungs=(3, 9, 27), re
     ladder, stream = Ladder(rungs, members, reduction), random.Random(order_seed)
     position, stopped = dict.fromkeys(members, -1), set()
     while True:
-        ready = [m for m in members if m not in stopped and position[m] < len(rungs) - 1 and ladder.verdict(m) == GO and m not in ladder.failed]
+        ready = [
+            m
+            for m in members
+            if m not in stopped
+            and position[m] < len(rungs) - 1
+            and ladder.verdict(m) == GO
+            and m not in ladder.failed
+        ]
         if not ready:
             return {member: position[member] for member in members}
         member = stream.choice(ready)
@@ -34,7 +41,12 @@ def test_nine_members_train_six_three_and_one_to_the_rungs():
     assert reached["t8"] == 2 and reached["t7"] == reached["t6"] == 1
 
 
-@given(st.lists(st.floats(0, 1), min_size=9, max_size=9), st.integers(0, 9), st.integers(0, 9), st.sets(st.tuples(st.sampled_from(MEMBERS), st.integers(0, 2)), max_size=4))
+@given(
+    st.lists(st.floats(0, 1), min_size=9, max_size=9),
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.sets(st.tuples(st.sampled_from(MEMBERS), st.integers(0, 2)), max_size=4),
+)
 def test_the_outcome_does_not_depend_on_the_order_of_arrival(values, first, second, failing):
     scores = dict(zip(MEMBERS, values, strict=True))
     assert run(scores, first, failing=failing) == run(scores, second, failing=failing)

@@ -20,12 +20,18 @@ BROKEN = Path(__file__).with_name("broken_mechanisms.py")
 
 
 def one_row_each(results, name):
-    """Final rows by trial, after checking that each requested trial has exactly one and no step is there twice."""
+    """Final rows by trial, after checking that each requested trial has exactly one and no step is there
+    twice.
+    """
     store = Store(results)
     requested = [row["trial_id"] for row in store.rows("requests", name)]
     rows = store.rows("trials", name)
-    assert sorted(requested) == sorted(row["trial_id"] for row in rows) and len(set(requested)) == len(requested)
-    steps = Counter((row["trial_id"], row["attempt"], row["split"], row["step"]) for row in store.rows("steps", name))
+    assert sorted(requested) == sorted(row["trial_id"] for row in rows) and len(set(requested)) == len(
+        requested
+    )
+    steps = Counter(
+        (row["trial_id"], row["attempt"], row["split"], row["step"]) for row in store.rows("steps", name)
+    )
     assert set(steps.values()) == {1}
     return {row["trial_id"]: row for row in rows}
 
@@ -35,8 +41,16 @@ def test_a_grid_runs_on_both_workers_and_the_same_command_again_runs_nothing(run
     outcome = run(path)
     assert outcome.ok and outcome.counts == {"ok": 6} and outcome.workers_used == outcome.workers == 2
     rows = one_row_each(tmp_path / "results", "grid")
-    assert Counter((row["arm"], row["seed"]) for row in rows.values()) == {("softmax", 0): 1, ("softmax", 1): 1, ("dropout", 0): 2, ("dropout", 1): 2}
-    assert all(row["steps"] == 12 and row["role"] == "grid" and row["test_accuracy"] is not None for row in rows.values())
+    assert Counter((row["arm"], row["seed"]) for row in rows.values()) == {
+        ("softmax", 0): 1,
+        ("softmax", 1): 1,
+        ("dropout", 0): 2,
+        ("dropout", 1): 2,
+    }
+    assert all(
+        row["steps"] == 12 and row["role"] == "grid" and row["test_accuracy"] is not None
+        for row in rows.values()
+    )
     assert not list((tmp_path / "results").rglob("*.pt"))
     again = run(path)
     assert again.ok and again.resumed == 6 and again.first_report_s is None
@@ -87,7 +101,9 @@ def test_a_worker_killed_in_mid_training_goes_on_from_its_checkpoint(run, specif
     def kill_when_it_has_a_checkpoint():
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
-            if checkpoints.exists() and any(file.is_file() and not file.name.startswith(".") for file in checkpoints.rglob("*")):
+            if checkpoints.exists() and any(
+                file.is_file() and not file.name.startswith(".") for file in checkpoints.rglob("*")
+            ):
                 for pid in actor_pids():
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
@@ -124,10 +140,14 @@ def test_a_failing_trial_spares_the_rest_and_is_tried_again_by_the_next_command(
     path = specification("failing", attention=arms, retries=1)
     outcome = run(path)
     assert not outcome.ok and outcome.counts == {"ok": 2, "failed": 1} and outcome.hopeless is None
-    [failed] = [row for row in one_row_each(tmp_path / "results", "failing").values() if row["status"] == "failed"]
+    [failed] = [
+        row for row in one_row_each(tmp_path / "results", "failing").values() if row["status"] == "failed"
+    ]
     assert "this mechanism is broken" in failed["error"] and failed["attempt"] == 1
     assert run(path).counts == {"ok": 2, "failed": 1}
-    [failed] = [row for row in one_row_each(tmp_path / "results", "failing").values() if row["status"] == "failed"]
+    [failed] = [
+        row for row in one_row_each(tmp_path / "results", "failing").values() if row["status"] == "failed"
+    ]
     assert failed["attempt"] == 2
     third = run(path)
     assert third.resumed == 3 and not third.ok, "retries are used up"
@@ -140,11 +160,17 @@ def test_a_sweep_in_which_everything_fails_stops_early(run, specification):
     assert outcome.counts["failed"] < 10 and outcome.counts["unfinished"] > 20
 
 
-def test_a_worker_that_takes_too_much_memory_ends_as_out_of_memory_and_spares_the_rest(run, specification, tmp_path):
+def test_a_worker_that_takes_too_much_memory_ends_as_out_of_memory_and_spares_the_rest(
+    run, specification, tmp_path
+):
     path = specification("hoarding", attention=["softmax", f"{BROKEN}:Hoards"], memory_gb=2.0)
     outcome = run(path)
     assert outcome.counts == {"ok": 1, "out_of_memory": 1}
-    [row] = [row for row in one_row_each(tmp_path / "results", "hoarding").values() if row["status"] == "out_of_memory"]
+    [row] = [
+        row
+        for row in one_row_each(tmp_path / "results", "hoarding").values()
+        if row["status"] == "out_of_memory"
+    ]
     assert "its share is 2.00 GB" in row["error"]
 
 
@@ -153,7 +179,9 @@ def test_a_worker_that_hangs_is_ended_as_failed(run, specification, tmp_path):
     path = specification("hanging", attention=["softmax", f"{BROKEN}:Sleeps"], hang_s=25.0)
     outcome = run(path)
     assert outcome.counts == {"ok": 1, "failed": 1}
-    [row] = [row for row in one_row_each(tmp_path / "results", "hanging").values() if row["status"] == "failed"]
+    [row] = [
+        row for row in one_row_each(tmp_path / "results", "hanging").values() if row["status"] == "failed"
+    ]
     assert "no report for 25 s" in row["error"]
 
 
@@ -166,16 +194,30 @@ def test_halving_killed_at_any_moment_and_run_again_prunes_the_same_trials(run, 
         search={"kind": "halving", "samples": 9, "grace": 1, "reduction": 3, "confirm_seeds": 0},
     )
     run(path, results=tmp_path / "undisturbed")
-    wanted = {key: (row["status"], row["steps"], row["val_loss"]) for key, row in one_row_each(tmp_path / "undisturbed", "pruned").items()}
+    wanted = {
+        key: (row["status"], row["steps"], row["val_loss"])
+        for key, row in one_row_each(tmp_path / "undisturbed", "pruned").items()
+    }
     for arm in ("softmax", "dropout", "alibi"):
-        epochs = [row["epochs"] for row in Store(tmp_path / "undisturbed").rows("trials", "pruned") if row["arm"] == arm]
+        epochs = [
+            row["epochs"]
+            for row in Store(tmp_path / "undisturbed").rows("trials", "pruned")
+            if row["arm"] == arm
+        ]
         assert sorted(epochs) == [1.0] * 6 + [3.0] * 2 + [9.0]
     for number, steps_files in enumerate((6, 30)):
         results = tmp_path / f"killed-{number}"
-        kill_command(path, results, when=lambda at=results, many=steps_files: len(list(at.glob("steps/*/*.parquet"))) >= many)
+        kill_command(
+            path,
+            results,
+            when=lambda at=results, many=steps_files: len(list(at.glob("steps/*/*.parquet"))) >= many,
+        )
         assert len(Store(results).rows("trials", "pruned")) < 27
         run(path, results=results)
-        found = {key: (row["status"], row["steps"], row["val_loss"]) for key, row in one_row_each(results, "pruned").items()}
+        found = {
+            key: (row["status"], row["steps"], row["val_loss"])
+            for key, row in one_row_each(results, "pruned").items()
+        }
         assert found == wanted
 
 
@@ -184,7 +226,18 @@ def kill_command(path, results, when, patience_s=180):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
-    command = [sys.executable, "-m", "attnbench.cli.main", "run", str(path), "--results", str(results), "--no-mlflow", "--cpus", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "attnbench.cli.main",
+        "run",
+        str(path),
+        "--results",
+        str(results),
+        "--no-mlflow",
+        "--cpus",
+        "2",
+    ]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + patience_s
     while not when():

@@ -242,3 +242,9 @@ def reference(c: Context, on: Active) -> tuple[Tensor, Tensor]:
     weights = weights.to(v.dtype)
     heads = on["mix"][0].mix(c, weights, v) if on["mix"] else weights @ v
     return heads, weights
+
+
+def renormalised(weights: Tensor) -> Tensor:
+    """Rows divided by their sum; a row of zeros stays one, with a gradient of zero."""
+    total = weights.sum(-1, keepdim=True)
+    return weights / torch.where(total > 0, total, 1.0)

@@ -62,37 +62,44 @@ def attend(plan: Plan) -> tuple[Tensor, str]:
 
 
 def _sdpa(plan: Plan) -> tuple[Tensor, str]:
-    mask, flag = attention_mask(plan)
-    # The dispatcher itself is asked: scaled_dot_product_attention falls back to its slow form silently.
-    choice = torch._fused_sdp_choice(
-        plan.q, plan.k, plan.v, attn_mask=mask, dropout_p=0.0, is_causal=flag, scale=plan.scale
-    )
-    heads = F.scaled_dot_product_attention(
-        plan.q, plan.k, plan.v, attn_mask=mask, is_causal=flag, scale=plan.scale
-    )
-    if plan.q.device.type != "cpu" and plan.visible.empty is not None:
+    on_cpu = plan.q.device.type == "cpu"
+    call = _arguments(plan, pair=on_cpu)
+    choice = _choice(plan, call)
+    if choice == "math" and call["is_causal"] and call["attn_mask"] is not None:
+        call = _arguments(plan, pair=False)  # the slow form refuses a mask beside the causal flag
+        choice = _choice(plan, call)
+    heads = F.scaled_dot_product_attention(plan.q, plan.k, plan.v, **call)
+    if not on_cpu and plan.visible.empty is not None:
         heads = heads.masked_fill(plan.visible.empty, 0.0)  # the CPU kernels give zeros by themselves
-    path = _BACKENDS.get(choice, "other")
-    return heads, "flash_cpu" if path == "flash" and plan.q.device.type == "cpu" else path
+    return heads, "flash_cpu" if choice == "flash" and on_cpu else choice
 
 
-def attention_mask(plan: Plan) -> tuple[Tensor | None, bool]:
-    """The mask tensor and the causal flag for scaled_dot_product_attention.
+def _choice(plan: Plan, call: dict[str, Any]) -> str:
+    """The kernel that scaled_dot_product_attention will take.
 
-    The CPU kernel takes a mask and the flag together, CUDA's refuse the pair, so that there causality goes
-    into the tensor.
+    Its own dispatcher is asked, since it falls back to its slow form silently; a private function, held by a
+    test against what ran.
+    """
+    return _BACKENDS.get(torch._fused_sdp_choice(plan.q, plan.k, plan.v, **call), "other")
+
+
+def _arguments(plan: Plan, pair: bool) -> dict[str, Any]:
+    """attn_mask, is_causal and scale. pair: a mask and the causal flag may stand together, as the CPU's fused
+    kernel allows and no other; else causality goes into the mask.
     """
     visible = plan.visible
     flag = visible.causal and visible.in_order
-    if flag and plan.q.device.type == "cpu":
+    hidden: Tensor | None = None
+    if flag and (pair or (visible.key_mask is None and plan.bias is None)):
         hidden = None if visible.key_mask is None else visible.key_mask[:, None, None, :]
-    elif flag and visible.key_mask is None and plan.bias is None:
-        return None, True
     else:
-        flag, hidden = False, None if visible.everything else visible.dense
-    if plan.bias is None:
-        return hidden, flag
-    shape = (plan.q.shape[0], plan.bias.shape[1], plan.q.shape[2], plan.k.shape[2])
-    bias = plan.bias.to(plan.q.dtype)
-    bias = bias if hidden is None else bias.masked_fill(~hidden, float("-inf"))
-    return bias.expand(shape), flag
+        flag = False
+        hidden = None if visible.everything else visible.dense
+    mask = hidden
+    if plan.bias is not None:
+        bias = plan.bias.to(plan.q.dtype)
+        if not torch.is_grad_enabled():
+            bias = bias.detach()  # a bias that wants a gradient is refused by the fused kernel, graph or none
+        bias = bias if hidden is None else bias.masked_fill(~hidden, float("-inf"))
+        mask = bias.expand(plan.q.shape[0], plan.bias.shape[1], plan.q.shape[2], plan.k.shape[2])
+    return {"attn_mask": mask, "is_causal": flag, "scale": plan.scale}

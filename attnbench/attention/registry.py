@@ -74,8 +74,8 @@ def find(name: str) -> type[Mechanism]:
     known = mechanisms()
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
     raise UsageError(
         f"unknown mechanism '{name}': {hint}'attnbench list attention' shows all ({', '.join(known)})"
     )

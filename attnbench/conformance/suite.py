@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from attnbench.attention import Mechanism, canonical
@@ -79,12 +80,13 @@ def subject_of(target: str | type[Mechanism], parameters: dict[str, Any]) -> Sub
 
 
 def _place(error: Exception) -> str:
-    """The last line of the traceback that is not torch's."""
+    """The last line of the traceback that is neither torch's nor a check's."""
+    ours = {Path(__file__).parent}
     trace = error.__traceback__
     last = ""
     while trace is not None:
-        code = trace.tb_frame.f_code
-        if "torch" not in code.co_filename and "conformance" not in code.co_filename:
-            last = f" ({code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno})"
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.parent not in ours and "torch" not in file.parts:
+            last = f" ({file.name}:{trace.tb_lineno})"
         trace = trace.tb_next
     return last

@@ -43,10 +43,10 @@ def drop_table(coins: Tensor, rows: Tensor | None, visible: Valid, keys: int, ke
 
 
 def fill_dropped(logits: Tensor, visible: Valid, chosen: Tensor, drop: Tensor, mask_value: str) -> Tensor:
-    """logits with the dropped entries replaced by a constant: 0, -inf or the row's least valid logit."""
+    """logits with the dropped entries replaced by 0, by -inf or by the row's least valid logit."""
     dropped = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device).scatter_(-1, chosen, drop)
     if mask_value == "rowmin":
-        least = logits.detach().masked_fill(~visible.dense, float("inf")).amin(-1, keepdim=True)
+        least = logits.masked_fill(~visible.dense, float("inf")).amin(-1, keepdim=True)
         return torch.where(dropped, least, logits)
     return logits.masked_fill(dropped, 0.0 if mask_value == "zero" else float("-inf"))
 
@@ -126,15 +126,17 @@ class _TiledHardMask(torch.autograd.Function):
             count = min(indices.shape[-1], keys)
             chosen, drop = indices[:, :, rows, :count].long(), drops[:, :, rows, :count]
             hidden = None if ctx.visible.everything else ~part.dense
+            least = _argmin(logits, hidden) if ctx.mask_value == "rowmin" else None
             weights, _ = _softmax(logits, part, hidden, chosen, drop, ctx.mask_value, lse[:, :, rows])
             g = grad[:, :, rows]
             dv[:, :, :keys] += weights.transpose(-1, -2) @ g
             ds = g @ v_[:, :, :keys].transpose(-1, -2)
             ds -= (g * out[:, :, rows]).sum(-1, keepdim=True)
             ds *= weights
-            ds.scatter_(
-                -1, chosen, ds.gather(-1, chosen).masked_fill_(drop, 0.0)
-            )  # no gradient passes a dropped logit
+            at = ds.gather(-1, chosen)
+            ds.scatter_(-1, chosen, at.masked_fill(drop, 0.0))  # no gradient passes a dropped logit
+            if least is not None:  # it took the value of the row's least one, which gets the gradient
+                ds.scatter_add_(-1, least, at.masked_fill_(~drop, 0.0).sum(-1, keepdim=True))
             dq[:, :, rows] = ds @ tiles.k[:, :, :keys]
             dk[:, :, :keys] += ds.transpose(-1, -2) @ tiles.q[:, :, rows]
         return (
@@ -148,6 +150,11 @@ class _TiledHardMask(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _argmin(logits: Tensor, hidden: Tensor | None) -> Tensor:
+    visible = logits if hidden is None else logits.masked_fill(hidden, float("inf"))
+    return visible.argmin(-1, keepdim=True)
 
 
 def _softmax(
@@ -164,10 +171,7 @@ def _softmax(
     """
     at = logits.gather(-1, chosen)
     if mask_value == "rowmin":
-        least = (logits if hidden is None else logits.masked_fill(hidden, float("inf"))).amin(
-            -1, keepdim=True
-        )
-        at = torch.where(drop, least, at)
+        at = torch.where(drop, logits.gather(-1, _argmin(logits, hidden)), at)
     else:
         at = at.masked_fill(drop, 0.0 if mask_value == "zero" else float("-inf"))
     logits = logits.scatter_(-1, chosen, at)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attnbench.attention.context import Context
 from attnbench.attention.kernels.blurred_keys import Layout, blur_keys, causal_blur, smooth
+from attnbench.attention.layer import renormalised
 from attnbench.attention.mechanism import Mechanism, Parameters, Site
 from attnbench.attention.plan import Plan
 from attnbench.attention.registry import register
@@ -106,7 +107,7 @@ class AttentionDropBlur(Mechanism):
             * c.valid
         )
         mixed = (1 - self.settings.alpha) * weights + self.settings.alpha * blurred
-        return mixed / mixed.sum(-1, keepdim=True).clamp(min=torch.finfo(mixed.dtype).tiny)
+        return renormalised(mixed)
 
     def fuse_perturb(self, c: Context, plan: Plan) -> Plan | None:
         s, visible = self.settings, plan.visible

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from attnbench.attention.context import Context, Valid
 from attnbench.attention.kernels.hard_mask import drop_table, fill_dropped, stable_topk, tiled
+from attnbench.attention.layer import renormalised
 from attnbench.attention.mechanism import Mechanism, Parameters, Site
 from attnbench.attention.plan import Plan
 from attnbench.attention.registry import register
@@ -39,6 +40,13 @@ class HardParameters(Parameters):
         "top", description="random: as many keys at random, the control arm"
     )
     sites: list[Site] = Field(["encoder_self"], description="the paper's scope")
+
+    @field_validator("k")
+    @classmethod
+    def _share(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value > 1:
+            raise ValueError("a share is at most 1; a number of keys is a whole number without a point")
+        return value
 
 
 @register
@@ -97,7 +105,7 @@ class AttentionDropHard(Mechanism):
     def reweight(self, c: Context, weights: Tensor) -> Tensor:
         chosen, drop = self._choose(c, weights.detach(), keep_one=True)
         kept = fill_dropped(weights, c.visible, chosen, drop, "zero")
-        return kept / kept.sum(-1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
+        return renormalised(kept)
 
     def fuse_perturb(self, c: Context, plan: Plan) -> Plan | None:
         s = self.settings

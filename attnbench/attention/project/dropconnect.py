@@ -4,7 +4,7 @@ proceedings.mlr.press/v28/wan13).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -65,20 +65,16 @@ class DropConnect(Mechanism):
         if name not in self.settings.maps:
             return linear(x)
         batch = x.shape[0] if self.settings.granularity == "example" else 1
-        weight = linear.weight * self._mask(c, batch, *linear.weight.shape).to(x.dtype)
+        weight = linear.weight * self._mask(c, x, batch, *linear.weight.shape)
         y = x @ weight.transpose(-1, -2)
         if linear.bias is None:
             return y
         if not self.settings.drop_bias:
             return y + linear.bias
-        return y + linear.bias * self._mask(c, batch, 1, linear.bias.shape[0]).to(x.dtype)
+        return y + linear.bias * self._mask(c, x, batch, 1, linear.bias.shape[0])
 
-    def _mask(self, c: Context, *shape: int) -> Tensor:
-        return (c.rand(*shape) >= self.settings.p) / (1 - self.settings.p)
-
-    @classmethod
-    def draws_per_call(cls, settings: Any) -> bool:
-        return settings.granularity == "batch"
+    def _mask(self, c: Context, x: Tensor, *shape: int) -> Tensor:
+        return (c.rand(*shape) >= self.settings.p).to(x.dtype) / (1 - self.settings.p)
 
     def flops(self, n: int, m: int, training: bool = False) -> float:
         return 2.0 * len(self.settings.maps) * self.shape.width**2 if self.active(training) else 0.0

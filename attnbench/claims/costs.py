@@ -160,7 +160,8 @@ def _mean_log(ratios: pd.Series) -> float:
 
 def _noise(rows: pd.DataFrame, latest: pd.Series) -> list[str]:
     """The machine timed against itself: its interval has to hold 1."""
-    same = rows[(rows["mechanism"] == rows["baseline"]) & (rows["path"] == rows["baseline_path"])]
+    alike = (rows["mechanism"] == rows["baseline"]) & rows["objective"].isna()
+    same = rows[alike & (rows["path"] == rows["baseline_path"])]
     own = same[(same["sweep"] == latest["sweep"]) & (same["precision"] == latest["precision"])]
     missed = own[(own["ratio_low"] > 1) | (own["ratio_high"] < 1)]
     if missed.empty:

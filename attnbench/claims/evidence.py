@@ -148,22 +148,22 @@ def _effect(
     assert row.difference is not None
     effect.interval = row.difference.scaled(1 if known.higher_is_better else -1)
     effect.trials = [*row.trials, *base.trials]
-    effect.problems += _gates(row, base, own, metric)
+    effect.problems += _gates(row, base, rows.trials)
     effect.notes += _notes(row)
     return effect
 
 
-def _gates(row: ArmRow, base: ArmRow, own: pd.DataFrame, metric: str) -> list[str]:
+def _gates(row: ArmRow, base: ArmRow, trials: pd.DataFrame) -> list[str]:
+    """Unequal tuning, and a baseline below the floor of its workload (clean test accuracy)."""
     problems = []
     if row.configurations != base.configurations:
-        problems.append(
-            f"unequal tuning: {base.arm} {base.configurations} configurations, {row.arm} {row.configurations}"
-        )
+        tried = f"{base.arm} {base.configurations} configurations, {row.arm} {row.configurations}"
+        problems.append(f"unequal tuning: {tried}")
+    own = trials[trials["trial_id"].isin(base.trials)]
     workload = str(own.iloc[0]["workload"])
-    floor = FLOORS.get(workload)
-    accuracy = own[(own["arm"] == base.arm) & own["trial_id"].isin(base.trials)]["test_accuracy"].mean()
-    if floor is not None and not accuracy >= floor:
-        problems.append(f"the baseline reaches {accuracy:.1%}, below the floor of {floor:.0%} for {workload}")
+    floor, reached = FLOORS.get(workload), own["test_accuracy"].mean()
+    if floor is not None and not reached >= floor:
+        problems.append(f"the baseline reaches {reached:.1%}, below the floor of {floor:.0%} for {workload}")
     return problems
 
 

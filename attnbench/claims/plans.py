@@ -1,5 +1,4 @@
-"""What a claim needs to be run, tier by tier: sweeps for paired and variance claims, cost specifications for
-the rest.
+"""What a claim needs to be run, tier by tier: sweeps for paired and variance claims, cost specs for the rest.
 
 Tier `cpu` is minutes to hours on two cores (digits), `gpu` one GPU for a while (CIFAR-10); both are proxies.
 A matched run is the user's own specification (`attnbench run`), judged by `attnbench claims verify NAME

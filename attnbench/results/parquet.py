@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from attnbench.errors import UsageError
 from attnbench.results.layout import claim_name
-from attnbench.results.schemas import TABLES, arrow_schema, checked
+from attnbench.results.schemas import TABLES, arrow_schema, stored_columns
 from attnbench.results.soundness import damaged
 
 #: pyarrow's default of a million rows makes one curve six times slower to read than this (DuckDB's own size).
@@ -42,11 +42,11 @@ def to_table(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     type.
     """
     schema = arrow_schema(table)
-    full = checked(table, rows)
+    columns = stored_columns(table, rows)
     arrays = []
     for field in schema:
         try:
-            arrays.append(pa.array([row[field.name] for row in full], type=field.type))
+            arrays.append(pa.array(columns[field.name], type=field.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"table {table}, column {field.name}: {error}; it holds {field.type}") from error
     return pa.Table.from_arrays(arrays, schema=schema)

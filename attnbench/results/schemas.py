@@ -11,7 +11,7 @@ are float64.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -226,20 +226,23 @@ def arrow_schema(table: str) -> Any:
     return pa.schema(fields, metadata={"attnbench_schema": f"{table}:{SCHEMA_VERSION}"})
 
 
-def checked(table: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with every column of `table` in order, absent ones None, JSON columns as text, times as naive
-    UTC.
+def check_columns(table: str, row: Mapping[str, Any]) -> None:
+    """Raise ValueError for a column that the table does not have: a misspelt key must not become a null."""
+    columns = TABLES[table].columns
+    if not row.keys() <= columns.keys():
+        unknown = next(name for name in row if name not in columns)
+        raise ValueError(f"table {table} has no column {unknown!r}; its columns: {', '.join(columns)}")
 
-    Raises ValueError for a column that the table does not have: a misspelt key must not become a silent null.
-    """
-    columns = TABLES[table].stored
-    full = []
+
+def stored_columns(table: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns, absent values None, JSON columns as text, times as naive UTC. ValueError as above."""
     for row in rows:
-        unknown = [name for name in row if name not in columns and name != "sweep"]
-        if unknown:
-            raise ValueError(f"table {table} has no column {unknown[0]!r}; its columns: {', '.join(columns)}")
-        full.append({name: _stored_value(kind, row.get(name)) for name, kind in columns.items()})
-    return full
+        check_columns(table, row)
+    columns = {}
+    for name, kind in TABLES[table].stored.items():
+        values = [row.get(name) for row in rows]
+        columns[name] = [_stored_value(kind, v) for v in values] if kind in ("JSON", "TIMESTAMP") else values
+    return columns
 
 
 def _stored_value(kind: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ from attnbench.results.layout import (
     read_manifest,
     sweep_folder,
 )
-from attnbench.results.schemas import TABLES, checked
+from attnbench.results.schemas import TABLES, check_columns, stored_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,10 @@ class _Rows:
         owner = {TABLES[table].key: self.key}
         if "attempt" in TABLES[table].columns:
             owner["attempt"] = self.attempt  # type: ignore[assignment]
-        return checked(table, [{**row, **owner} for row in rows])
+        filled = [{**row, **owner} for row in rows]
+        for row in filled:
+            check_columns(table, row)
+        return filled
 
 
 class MemorySink(_Rows):
@@ -90,7 +93,7 @@ class MemorySink(_Rows):
         self._buffered: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
 
     def add(self, table: str, rows: Iterable[Row]) -> None:
-        self._buffered[table] += self._filled(table, rows)
+        self._buffered[table] += _whole(table, self._filled(table, rows))
 
     def flush(self) -> None:
         for name, rows in self._buffered.items():
@@ -108,7 +111,13 @@ class MemorySink(_Rows):
 
     def final(self, row: Row) -> None:
         self.flush()
-        self.tables["trials"] = self._filled("trials", [row])
+        self.tables["trials"] = _whole("trials", self._filled("trials", [row]))
+
+
+def _whole(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as they would come back from a file: every column, in order."""
+    columns = stored_columns(table, rows)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 class ParquetSink(_Rows):

@@ -67,9 +67,7 @@ class Store:
         new = [{"requested_at": now, **row} for row in rows if row["trial_id"] not in known]
         again = {row["trial_id"] for row in rows if known.get(row["trial_id"], {}).get("interrupted_at")}
         if new or again:
-            kept = [
-                {**row, "interrupted_at": None} if key in again else row for key, row in known.items()
-            ]
+            kept = [{**row, "interrupted_at": None} if key in again else row for key, row in known.items()]
             self.replace("requests", sweep, "plan", [*kept, *new])
 
     def interrupt(self, sweep: str, trial_ids: Iterable[str]) -> None:

@@ -104,7 +104,7 @@ def _alike(left: str, right: str) -> str:
 # Time over the fused softmax's, for the trial's own shape, device and path; never from a sweep's throughput.
 _COST = """
     select t.sweep, t.trial_id, t.attempt, c.cost_ratio
-    from trials t join (
+    from entered t join (
         select attention, objective, path, heads, head_dim, length, batch, causal, precision, device, threads,
                mode, exp(avg(ln(ratio) order by ratio)) as cost_ratio
         from cost_ratios
@@ -126,7 +126,7 @@ _COST = """
 # Folds are averaged within a seed first: the seed is the unit of every interval. Tuning runs are no result.
 # Sums are ordered, so that the last digit does not hang on how the rows are spread over files.
 _CONFIGURATIONS = f"""
-    with entered as (
+    with entered as materialized (  -- read once: three parts stand on it
         select * replace (coalesce(arm, mechanism) as arm) from trials
         where coalesce(role, 'grid') in ('grid', 'confirm')
     ),

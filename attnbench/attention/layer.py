@@ -36,10 +36,10 @@ class AttentionLayer(nn.Module):
         self.v = nn.Linear(shape.width, shape.width)
         self.out = nn.Linear(shape.width, shape.width)
         self.mechanism = nn.ModuleDict({m.name: m for m in mechanisms})
-        self._names: dict[bool, dict[str, list[str]]] = {}
+        self._active: dict[bool, Active] = {}  # by mode; a plain dict, so that nothing is registered twice
         for training in (False, True):
-            uses = {m.name: m.active(training) for m in mechanisms}
-            self._names[training] = {s: [n for n, stages in uses.items() if s in stages] for s in STAGES}
+            uses = [(m, m.active(training)) for m in mechanisms]
+            self._active[training] = {s: [m for m, stages in uses if s in stages] for s in STAGES}
         if kernel == "fused":
             self._refuse_unfusible()
 
@@ -67,9 +67,7 @@ class AttentionLayer(nn.Module):
                 "need_weights with kernel='fused': a fused kernel never forms the map; build with "
                 "kernel='auto' or 'reference'"
             )
-        on: Active = {
-            s: [self.mechanism[n] for n in names] for s, names in self._names[self.training].items()
-        }
+        on = self._active[self.training]
         c = self._open(x, context, key_mask, state, positions, shared, generator, need_weights)
         q, k, v = on["project"][0].project(c) if on["project"] else project(c)
         for m in on["position"]:
@@ -126,11 +124,12 @@ class AttentionLayer(nn.Module):
     def _refuse_unfusible(self) -> None:
         """Refuse at building what no mode could ever fuse."""
         for stage in FUSIBLE:
-            for name in self._names[False][stage]:
-                if name in self._names[True][stage] and not hasattr(self.mechanism[name], f"fuse_{stage}"):
+            for m in self._active[False][stage]:
+                if m in self._active[True][stage] and not hasattr(m, f"fuse_{stage}"):
                     raise UsageError(
-                        f"kernel='fused': {name} has no fused form of its stage '{stage}'; use "
-                        "kernel='auto' or 'reference'"
+                        f"kernel='fused': {m.name} has no fused form of its stage '{stage}'; use "
+                        "kernel='auto' "
+                        "or 'reference'"
                     )
 
     def _open(

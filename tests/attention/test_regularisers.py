@@ -111,6 +111,6 @@ def test_dropconnect_drops_only_where_it_is_told():
 
 def test_the_mean_of_dropconnects_projections_is_the_plain_one():
     built = layer({"name": "dropconnect", "p": 0.5, "maps": ["out"]})
-    generator, plain = seeded(), layer("softmax")(rows())[0]
-    mean = sum(built(rows(), generator=generator)[0].detach() for _ in range(3000)) / 3000
-    assert (mean - plain).abs().max() < 0.15
+    plain = layer("softmax")(rows(batch=1))[0]
+    many = built(rows(batch=1).expand(4000, -1, -1), generator=seeded())[0].detach()
+    assert (many.mean(0) - plain).abs().max() < 0.1

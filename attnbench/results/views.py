@@ -102,13 +102,16 @@ def _alike(left: str, right: str) -> str:
 
 
 # Time over the fused softmax's, for the trial's own shape, device and path; never from a sweep's throughput.
+# cost_mode says of what: a training step of one block where that was measured, else the layer's two passes.
 _COST = """
-    select t.sweep, t.trial_id, t.attempt, c.cost_ratio
+    select t.sweep, t.trial_id, t.attempt, c.cost_ratio, c.mode as cost_mode
     from entered t join (
         select attention, objective, path, heads, head_dim, length, batch, causal, precision, device, threads,
                mode, exp(avg(ln(ratio) order by ratio)) as cost_ratio
         from cost_ratios
-        where mode in ('step', 'forward_backward') and baseline_path not in ('eager', 'reference', 'math')
+        where (mode = 'forward_backward'
+               or (mode = 'step' and coalesce(shape->>'network', 'block') = 'block'))
+              and baseline_path not in ('eager', 'reference', 'math')
               and baseline = 'softmax'
         group by all
     ) c on c.attention = t.attention and c.objective is not distinct from t.objective
@@ -143,12 +146,12 @@ _CONFIGURATIONS = f"""
     ),
     sizes as (
         select {_SAME}, count(*) filter (status <> 'ok') as not_ok,
-               avg(cost_ratio order by cost_ratio) as cost_ratio,
+               avg(cost_ratio order by cost_ratio) as cost_ratio, any_value(cost_mode) as cost_mode,
                any_value(parameters) as parameters, any_value(forward_flops) as forward_flops
         from entered left join costs using (sweep, trial_id, attempt) group by all
     )
     select f.* exclude (sd), ({t_quantile("f.seeds - 1")}) * f.sd / sqrt(f.seeds) as half_width, s.not_ok,
-           s.cost_ratio, s.parameters, s.forward_flops
+           s.cost_ratio, s.cost_mode, s.parameters, s.forward_flops
     from figures f join sizes s
     on {_alike("f", "s")}
 """
@@ -160,7 +163,7 @@ VIEWS: dict[str, str] = {
         select sweep, workload, host, metric,
                rank() over (partition by sweep, workload, host, metric
                             order by case when metric in {_SMALLER} then mean else -mean end) as rank,
-               arm, mechanism, mean, half_width, seeds, not_ok, cost_ratio, parameters,
+               arm, mechanism, mean, half_width, seeds, not_ok, cost_ratio, cost_mode, parameters,
                attention, objective, workload_params, host_params, train
         from ({_CONFIGURATIONS})
         order by sweep, workload, host, list_position({_ORDER}, metric), rank, arm
@@ -175,7 +178,8 @@ VIEWS: dict[str, str] = {
                 order by case when metric in {_SMALLER} then mean else -mean end, train, attention) = 1
         )
         select v.sweep, v.workload, v.host, t.metric, v.arm, v.mechanism, t.mean, t.half_width, t.seeds,
-               t.not_ok, t.cost_ratio, v.mean as val_mean, v.configurations, t.parameters, t.forward_flops,
+               t.not_ok, t.cost_ratio, t.cost_mode, v.mean as val_mean, v.configurations, t.parameters,
+               t.forward_flops,
                v.attention, v.objective, v.workload_params, v.host_params, v.train
         from chosen v join c t
         on t.metric = replace(v.metric, 'val_', 'test_')
@@ -190,12 +194,12 @@ VIEWS: dict[str, str] = {
             select *, case when metric in {_SMALLER} then mean else -mean end as badness
             from best_by_attention
         )
-        select sweep, workload, host, metric, arm, mechanism, mean, half_width, seeds, cost_ratio, parameters,
-               forward_flops,
+        select sweep, workload, host, metric, arm, mechanism, mean, half_width, seeds, cost_ratio, cost_mode,
+               parameters, forward_flops,
                case when cost_ratio is null then null else not exists (
                    select 1 from b o
                    where o.sweep = b.sweep and o.workload = b.workload and o.host = b.host
-                     and o.metric = b.metric
+                     and o.metric = b.metric and o.cost_mode = b.cost_mode
                      and o.badness <= b.badness and o.cost_ratio <= b.cost_ratio
                      and (o.badness < b.badness or o.cost_ratio < b.cost_ratio)) end as on_front
         from b order by sweep, workload, host, metric, cost_ratio nulls last, badness

@@ -192,6 +192,7 @@ def test_cost_comes_from_a_paired_measurement_of_the_same_shape_device_and_path_
     for name, ratio, changes in (
         ("alibi", 1.21, {}), ("alibi", 1.0, {"repeat": 1}), ("relaxed", 1.5, {}),
         ("alibi", 9.0, {"length": 32}), ("alibi", 9.0, {"device": "cuda"}),
+        ("alibi", 9.0, {"mode": "step", "shape": {"network": {"width": 8}}}),
         ("alibi", 9.0, {"baseline_path": "eager"}), ("alibi", 9.0, {"path": "flash_cpu"}),
     ):  # fmt: skip
         sink.add("cost_ratios", [{
@@ -203,7 +204,12 @@ def test_cost_comes_from_a_paired_measurement_of_the_same_shape_device_and_path_
     found = {row["arm"]: row for row in objects(tmp_path, "from pareto")}
     assert found["alibi"]["cost_ratio"] == pytest.approx(1.1) and found["softmax"]["cost_ratio"] is None
     assert found["alibi"]["on_front"] and found["relaxed"]["on_front"] is False
-    assert found["softmax"]["on_front"] is None
+    assert found["softmax"]["on_front"] is None and found["alibi"]["cost_mode"] == "forward_backward"
+    block = {**shape, "mode": "step", "shape": {"network": "block"}, "attention": [{"name": "alibi"}]}
+    sink.add("cost_ratios", [{**block, "path": "reference", "baseline_path": "flash_cpu", "ratio": 1.3}])
+    sink.flush()
+    found = {row["arm"]: row for row in objects(tmp_path, "from pareto")}
+    assert (found["alibi"]["cost_ratio"], found["alibi"]["cost_mode"]) == (pytest.approx(1.3), "step")
 
 
 def test_what_runs_and_what_waits_is_shown_without_what_ended(results: Path) -> None:

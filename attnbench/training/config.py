@@ -243,8 +243,7 @@ def canonical_json(data: Any) -> str:
 
 def usage_error(error: ValidationError, *, where: str) -> UsageError:
     """Turn pydantic's report into one line: place, key and reason of the first fault, and how many more there are."""
-    faults = error.errors()
-    first = faults[0]
+    first, count = first_fault(error)
     # Branches of a union appear in the location as type names; the user only typed the keys.
     key = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part[:1].isupper()))
     reason = str(first.get("ctx", {}).get("error", "")) or first["msg"]
@@ -258,8 +257,14 @@ def usage_error(error: ValidationError, *, where: str) -> UsageError:
             reason += f". Did you mean {close[0]}?" if close else f"; known are {', '.join(fields)}"
     elif first["type"] != "missing" and not isinstance(first["input"], dict | BaseModel) and first["type"] != "value_error":
         reason = f"{reason[:1].lower()}{reason[1:]}, not {first['input']!r}"
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    more = f" (and {count - 1} more)" if count > 1 else ""
     return UsageError(f"{where}: {key + ': ' if key else ''}{reason}{more}")
+
+
+def first_fault(error: ValidationError) -> tuple[Any, int]:
+    """The fault to tell of, and how many there are: an unknown key before the missing one that it was meant to be."""
+    faults = error.errors()
+    return min(faults, key=lambda fault: fault["type"] != "extra_forbidden"), len(faults)
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -296,7 +301,7 @@ def read_config(path: str | Path) -> TrialConfig:
     try:
         return TrialConfig.model_validate(_plain(given))
     except ValidationError as error:
-        line = _line_of(given, error.errors()[0]["loc"])
+        line = _line_of(given, first_fault(error)[0]["loc"])
         raise usage_error(error, where=f"{path}:{line}" if line else str(path)) from error
 
 

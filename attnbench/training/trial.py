@@ -23,6 +23,7 @@ from attnbench.errors import UsageError
 from attnbench.results import MemorySink, Sink
 from attnbench.training.checkpoint import Folder
 from attnbench.training.config import KeepAt, TrialConfig
+from attnbench.training.environment import git_version
 from attnbench.training.loop import Loop
 from attnbench.training.process import choose_device, join_group
 from attnbench.training.rows import QUALITY, final_row, report_of
@@ -74,6 +75,7 @@ class Trial:
         self._train_loss: float | None = None
         self._replay: deque[dict[str, Any]] = deque()
         self._begun_at: datetime | None = None
+        self._code_changed = False  # since the checkpoint
         self._wall_s = self._busy_s = self._setup_s = 0.0  # of earlier processes
         self._begun: float | None = None  # first instruction in this process
         self._entered: float | None = None  # of the `advance` that is under way
@@ -104,6 +106,7 @@ class Trial:
         self._replay.extend(report_of(self.config, row) for row in recorded[0])
         if state is not None:
             self._val, self._best, self._train_loss = state["val"], state["best"], state["train_loss"]
+            self._code_changed = state["git_hash"] != git_version()[0]
             self._begun_at = datetime.fromtimestamp(state["begun_at"], UTC)
             self._wall_s, self._busy_s, self._setup_s = state["wall_s"], state["busy_s"], state["setup_s"]
 
@@ -214,6 +217,7 @@ class Trial:
                 "wall_s": self.wall_s,
                 "busy_s": self.seconds,
                 "setup_s": self._setup_s,
+                "git_hash": git_version()[0],
             },
         )
 
@@ -255,6 +259,8 @@ class Trial:
             busy_s=self.seconds,
             figures={"train_loss": self._train_loss, "peak_bytes": self.peak_bytes, **self._val, **(test or {})},
         )
+        if self._code_changed:
+            row["git_dirty"] = True
         self.sink.final(row)
         self.folder.discard()
         self.result = TrialResult(status, error, row)

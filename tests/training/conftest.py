@@ -33,7 +33,7 @@ def make():
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without what a clock or the process decides."""
+    """A row without what a clock, the process or a commit in between decides."""
     clock = {"seconds", "samples_per_s", "tokens_per_s", "step_ms", "wall_s", "setup_s", "busy_s"}
-    clock |= {"started_at", "ended_at", "contended", "pid"}
+    clock |= {"started_at", "ended_at", "contended", "pid", "git_hash", "git_dirty"}
     return {key: value for key, value in row.items() if key not in clock}

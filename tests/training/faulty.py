@@ -1,5 +1,7 @@
 """A mechanism that does harm at a chosen forward pass, to see how a trial ends."""
 
+import os
+import signal
 from typing import Any, Literal
 
 import torch
@@ -10,12 +12,12 @@ from attnbench.attention import Mechanism, Parameters
 
 
 class FaultyParameters(Parameters):
-    fault: Literal["nan", "error", "memory", "interrupt"] = Field("nan", description="what goes wrong")
+    fault: Literal["nan", "error", "memory", "interrupt", "kill"] = Field("nan", description="what goes wrong")
     at: int = Field(3, ge=0, description="training passes before it does")
 
 
 class Faulty(Mechanism):
-    """Softmax, until its training pass number `at`."""
+    """Softmax, until its training pass number `at`; "kill" happens at pass $KILL_AT, if that is set."""
 
     name = "faulty"
     summary = "does harm on purpose"
@@ -27,6 +29,10 @@ class Faulty(Mechanism):
 
     def perturb(self, c: Any, logits: Tensor) -> Tensor:
         self.passes += 1
+        if self.settings.fault == "kill":
+            if os.environ.get("KILL_AT") == str(self.passes):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return logits
         if self.passes <= self.settings.at:
             return logits
         if self.settings.fault == "nan":

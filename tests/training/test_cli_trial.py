@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from attnbench.cli.main import main
+
 CONFIG = """
 workload: digits
 host: {kind: encoder, layers: 1, width: 16, heads: 2, patch: 2}
@@ -31,20 +35,27 @@ def test_a_trial_prints_its_figures_once_trained_and_again_without_training(tmp_
     assert len(list((tmp_path / "results").rglob("trials/**/*.parquet"))) == 2
 
 
-def test_bad_input_is_one_line_with_the_file_and_leaves_nothing_behind(tmp_path):
-    wrong = {
-        "key.yaml": (CONFIG.replace("train:", "trian:"), "key.yaml"),
-        "type.yaml": (CONFIG.replace("32", "many"), "type.yaml:5: train.batch"),
-        "name.yaml": (CONFIG.replace("softmax", "attentiondrop_hrad"), "attentiondrop_hard"),
-        "batch.yaml": (CONFIG.replace("32", "5000"), "batch.yaml: train.batch 5000 is more than"),
-        "patch.yaml": (CONFIG.replace("patch: 2", "patch: 3"), "patch.yaml: host.patch 3 does not divide"),
-        "many.yaml": (CONFIG + "resources: {workers: 2}\n", "many.yaml: resources.workers 2"),
-        "kind.yaml": (CONFIG + "measure: {robustness: [byte_noise]}\n", "kind.yaml: robustness"),
-    }
-    for name, (text, said) in wrong.items():
-        (tmp_path / name).write_text(text)
-        done = attnbench(name, cwd=tmp_path)
-        assert done.returncode == 2, name
-        assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
-        assert said in done.stderr, (name, done.stderr)
-        assert not (tmp_path / "results").exists()
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (CONFIG.replace("train:", "trian:"), "trial.yaml:5: trian: unknown key. Did you mean train?"),
+        (CONFIG.replace("32", "many"), "trial.yaml:5: train.batch"),
+        (CONFIG.replace("softmax", "attentiondrop_hrad"), "attentiondrop_hard"),
+        (CONFIG.replace("32", "5000"), "trial.yaml: train.batch 5000 is more than"),
+        (CONFIG.replace("patch: 2", "patch: 3"), "trial.yaml: host.patch 3 does not divide"),
+        (CONFIG + "resources: {workers: 2}\n", "trial.yaml: resources.workers 2"),
+        (CONFIG + "measure: {robustness: [byte_noise]}\n", "trial.yaml: robustness"),
+        (CONFIG.replace("digits", "cifar11"), "trial.yaml:2: workload"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_file_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys, text, said):
+    (tmp_path / "trial.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["attnbench", "trial", "trial.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    assert said in printed.err
+    assert not (tmp_path / "results").exists()

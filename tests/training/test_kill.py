@@ -5,45 +5,41 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 from attnbench.results import Store
 from attnbench.training import read_config
 from tests.training.conftest import timeless
 
-CONFIG = """
+FAULTY = str(Path(__file__).with_name("faulty.py")) + ":Faulty"
+
+CONFIG = f"""
 workload: digits
-host: {kind: encoder, layers: 2, width: 16, heads: 2, patch: 2}
-attention: [alibi, {name: attentiondrop_hard, p: 0.3}]
+host: {{kind: encoder, layers: 2, width: 16, heads: 2, patch: 2}}
+attention: [alibi, {{name: attentiondrop_hard, p: 0.3}}, {{name: "{FAULTY}", fault: kill, layers: [0]}}]
 objective: consistency
-train: {steps: 400, batch: 32, lr: 3.0e-3, eval_every: 20}
-measure: {gradients: {every: 100, batches: 2, draws: 2}, robustness: [clean, noise]}
+train: {{steps: 60, batch: 32, lr: 3.0e-3, eval_every: 10}}
+measure: {{gradients: {{every: 20, batches: 2, draws: 2}}, robustness: [clean, noise]}}
 """
 
 
-def command(path, results):
-    return [sys.executable, "-m", "attnbench.cli.main", "trial", str(path), "--results", str(results), "--json"]
+def run(path, results, kill_at=None):
+    words = [sys.executable, "-m", "attnbench.cli.main", "trial", str(path), "--results", str(results), "--json"]
+    environment = os.environ | ({} if kill_at is None else {"KILL_AT": str(kill_at)})
+    return subprocess.run(words, capture_output=True, text=True, env=environment)
 
 
 def test_a_trial_killed_in_mid_training_goes_on_to_the_very_figures(tmp_path):
     path = tmp_path / "trial.yaml"
     path.write_text(CONFIG)
     trial_id = read_config(path).trial_id
-    whole = json.loads(subprocess.run(command(path, tmp_path / "a"), capture_output=True, check=True).stdout)
-    kills = 0
-    for after in (1, 6):  # files of step rows that are there when the kill comes
-        running = subprocess.Popen(command(path, tmp_path / "b"), stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and running.poll() is None:
-            numbers = [int(f.stem.split("-")[-1]) for f in (tmp_path / "b" / "steps").rglob("*.parquet")]
-            if max(numbers, default=0) > after:
-                os.kill(running.pid, signal.SIGKILL)
-                break
-            time.sleep(0.005)
-        kills += running.wait() == -signal.SIGKILL
-    assert kills == 2
+    whole = json.loads(run(path, tmp_path / "a").stdout)
+    assert whole["status"] == "ok", whole["error"]
+    # once between two checkpoints, once more after going on, and once before the first checkpoint of all
+    for kill_at in (5, 25, 17):
+        assert run(path, tmp_path / "b", kill_at).returncode == -signal.SIGKILL
     assert (tmp_path / "b" / "checkpoints" / "trial" / trial_id / "resume.pt").exists()
-    again = json.loads(subprocess.run(command(path, tmp_path / "b"), capture_output=True, check=True).stdout)
+    again = json.loads(run(path, tmp_path / "b").stdout)
     assert timeless(again) == timeless(whole)
     for table in ("steps", "gradients", "robustness"):
         first, second = (

@@ -100,6 +100,10 @@ class Campaign:
         error, times = errors.most_common(1)[0]
         return f"the first {failed} trials all failed ({times} times: {error}); stopped before the rest"
 
+    def queue_unfinished(self) -> None:
+        """Queue again whatever was handed out and has not ended: the workers that had it are gone."""
+        self.todo = deque(entry for entry in self.entries.values() if entry.status is None)
+
     def _request(self, planned: list[Planned]) -> None:
         """Record what is asked for, then queue what has not ended."""
         self.store.request(self.sweep.name, [one.request() for one in planned])

@@ -141,9 +141,7 @@ def check_search(document: Document, sweep: Sweep) -> None:
                 ("search", "grace"), f"{search.grace} is beyond the budget of {train.budget} {train.unit}"
             )
         late = [
-            rung
-            for rung in sweep.rungs(train.budget)
-            if rung != train.budget and rung % (train.eval_every or 1)
+            rung for rung in sweep.rungs(train) if rung != train.budget and rung % (train.eval_every or 1)
         ]
         if late:
             document.fail(

@@ -39,6 +39,8 @@ LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Ray's monitor would take the whole sweep down with one trial; the actors guard themselves (guard.py).
     "RAY_memory_monitor_refresh_ms": "0",
+    # Ray's workers give way to everything else (niceness 15); here they are the work.
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -76,8 +78,10 @@ class Cluster:
         threading.Thread(target=self._hold, name="ray", daemon=True).start()
         return self
 
-    def wait(self) -> dict[str, float]:
-        """The cluster's resources (CPU, GPU, ...), once it is there. UsageError if it cannot be reached."""
+    def wait(self) -> list[dict[str, float]]:
+        """Resources (CPU, GPU, ...) of each machine, once the cluster is there. UsageError if it cannot
+        be reached.
+        """
         self._connected.wait()
         if self._error is not None:
             if self.local:
@@ -88,7 +92,7 @@ class Cluster:
         _take_signals_back()
         import ray
 
-        return dict(ray.cluster_resources())
+        return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
     def close(self) -> None:
         """Disconnect; a cluster of our own ends with its processes and its folder."""

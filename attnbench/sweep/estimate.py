@@ -99,14 +99,14 @@ def _tuning_shares(sweep: Sweep, trials: int) -> list[float]:
         groups.setdefault(one.group, []).append(number)
     shares = [0.0] * trials
     for members in groups.values():
-        budget = planned[members[0]].config.train.budget
-        rungs = sweep.rungs(budget)
+        train = planned[members[0]].config.train
+        rungs = sweep.rungs(train)
         for rank, number in enumerate(members):
             survived = sum(
                 rank < max(1, len(members) // sweep.search.reduction ** (level + 1))
                 for level in range(len(rungs) - 1)
             )
-            shares[number] = rungs[survived] / budget
+            shares[number] = rungs[survived] / train.budget
     return shares
 
 

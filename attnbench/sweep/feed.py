@@ -30,7 +30,7 @@ class Feed(Searcher):
 
     def _config(self, entry: Entry) -> dict[str, Any]:
         config = entry.planned.config
-        rungs = self.campaign.sweep.rungs(config.train.budget) if config.role == "tune" else []
+        rungs = self.campaign.sweep.rungs(config.train) if config.role == "tune" else []
         return {
             **self.common,
             "id": entry.planned.trial_id,

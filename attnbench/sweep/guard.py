@@ -25,9 +25,9 @@ def machine_bytes() -> int:
     return total
 
 
-def default_limit_bytes(cpus: float, machine_cpus: float) -> int:
-    """A worker's share of the machine by its share of the CPUs."""
-    return int(SHARE_OF_MACHINE * machine_bytes() * min(1.0, cpus / max(machine_cpus, 1.0)))
+def share_bytes(neighbours: int) -> int:
+    """A worker's share of its machine's memory when so many run on it at once."""
+    return int(SHARE_OF_MACHINE * machine_bytes() / max(neighbours, 1))
 
 
 def watch_memory(limit_bytes: int, record: Callable[[int], None]) -> None:

@@ -6,6 +6,7 @@ from attnbench.sweep.campaign import Campaign, Entry
 from attnbench.sweep.ladder import Ladder
 from attnbench.sweep.schedulers import Asha, Halving, Resuming
 from attnbench.sweep.seat import METRICS, position
+from attnbench.training import TrainConfig
 
 
 def scheduler_of(campaign: Campaign, workers: int, limit: int | None) -> Resuming:
@@ -13,21 +14,21 @@ def scheduler_of(campaign: Campaign, workers: int, limit: int | None) -> Resumin
     kind = campaign.sweep.search.kind
     if kind == "grid":
         return Resuming(workers, limit)
-    budgets = {
-        entry.planned.group: entry.planned.config.train.budget
+    trains = {
+        entry.planned.group: entry.planned.config.train
         for entry in campaign.entries.values()
         if entry.planned.config.role == "tune"
     }
     make = _halving if kind == "halving" else _asha
-    return make(campaign, budgets, workers, limit)
+    return make(campaign, trains, workers, limit)
 
 
-def _halving(campaign: Campaign, budgets: dict[str, int], workers: int, limit: int | None) -> Halving:
+def _halving(campaign: Campaign, trains: dict[str, TrainConfig], workers: int, limit: int | None) -> Halving:
     ladders = {}
-    for group, budget in budgets.items():
+    for group, train in trains.items():
         members = campaign.members(group)
         ladder = Ladder(
-            campaign.sweep.rungs(budget),
+            campaign.sweep.rungs(train),
             [entry.planned.trial_id for entry in members],
             campaign.sweep.search.reduction,
         )
@@ -40,11 +41,12 @@ def _halving(campaign: Campaign, budgets: dict[str, int], workers: int, limit: i
     return Halving(ladders, campaign.score, workers, limit)
 
 
-def _asha(campaign: Campaign, budgets: dict[str, int], workers: int, limit: int | None) -> Asha:
+def _asha(campaign: Campaign, trains: dict[str, TrainConfig], workers: int, limit: int | None) -> Asha:
     search = campaign.sweep.search
-    grace = min(campaign.sweep.rungs(budget)[0] for budget in budgets.values())
+    grace = min(campaign.sweep.rungs(train)[0] for train in trains.values())
+    budgets = {group: train.budget for group, train in trains.items()}
     scheduler = Asha(budgets, grace, search.reduction, campaign.score, workers, limit)
-    for group in budgets:
+    for group in trains:
         for entry in campaign.members(group):
             if entry.before:
                 scheduler.replay(group, entry.planned.trial_id, _reports(campaign, entry))

@@ -115,15 +115,10 @@ class _Run:
     """One command's worth of Tune."""
 
     def __init__(self, campaign: Any, store: Store, cluster: Cluster, quiet: bool, follower: Follower):
-        self.campaign, self.store, self.cluster, self.quiet, self.follower = (
-            campaign,
-            store,
-            cluster,
-            quiet,
-            follower,
-        )
+        self.campaign, self.store, self.cluster = campaign, store, cluster
+        self.quiet, self.follower = quiet, follower
         self.sweep: Sweep = campaign.sweep
-        self.name = f"{self.sweep.name}-{uuid.uuid4().hex[:8]}"
+        self.names: set[str] = set()
         self.workers = self.workers_used = 0
         self.first_report_at: float | None = None
         self.hopeless: str | None = None
@@ -132,59 +127,60 @@ class _Run:
         """Connect, size the pool, and run Tune until the campaign has finished."""
         from attnbench.sweep.progress import Progress
 
-        total = self.cluster.wait()
+        nodes = self.cluster.wait()
         resources = self.sweep.header.resources
-        gpus = _gpus(resources.gpus, total)
+        gpus = _gpus(resources.gpus, nodes)
         shape = {"CPU": float(resources.cpus), **({"GPU": gpus} if gpus else {})}
-        fits = (
-            min(int(total.get(kind, 0.0) / amount + 1e-6) for kind, amount in shape.items())
-            // resources.workers
-        )
-        if fits < 1:
+        fits = [
+            min(int(node.get(kind, 0.0) / amount + 1e-6) for kind, amount in shape.items()) for node in nodes
+        ]
+        self.workers = min(sum(fits) // resources.workers, len(self.campaign.entries))
+        if self.workers < 1:
+            there = " + ".join(_words(node) for node in nodes)
             raise UsageError(
-                f"{self.sweep.path}: a trial wants {resources.workers} x {_words(shape)}, the cluster has "
-                f"{_words(total)}; lower resources, or give --address"
+                f"{self.sweep.path}: a trial wants {resources.workers} x {_words(shape)}, "
+                f"the cluster has {there}; lower resources, or give --address"
             )
-        self.workers = min(fits, len(self.campaign.entries))
         storage = self.cluster.folder / "tune" if self.cluster.folder else self.store.path / ".tune"
+        common = {
+            "results": str(self.store.path),
+            "cwd": os.getcwd(),
+            "workers": resources.workers,
+            "cpus": int(shape["CPU"]),
+            "gpus": gpus,
+            "memory_bytes": int(self.sweep.header.memory_gb * 1e9) if self.sweep.header.memory_gb else 0,
+            "per_machine": max(fits),
+            "storage": str(storage),
+        }
         try:
             with Progress(self.campaign, self.workers, quiet=self.quiet) as progress:
-                self._tune(progress, shape, gpus, total, storage)
+                while not self._tune(progress, shape, common):
+                    self.campaign.queue_unfinished()
                 progress.update(force=True)
         finally:
-            shutil.rmtree(storage / self.name, ignore_errors=True)
+            for folder in storage.glob(f"{self.sweep.name}-*"):
+                if folder.name in self.names:
+                    shutil.rmtree(folder, ignore_errors=True)
 
-    def _tune(
-        self, progress: Any, shape: dict[str, float], gpus: float, total: dict[str, float], storage: Path
-    ) -> None:
+    def _tune(self, progress: Any, shape: dict[str, float], common: dict[str, Any]) -> bool:
+        """One `tune.run`; False if a cluster's own memory monitor ended it, which takes Tune down with
+        one trial.
+        """
+        import ray
         from ray import tune
 
         from attnbench.sweep.actor import TrialActor
         from attnbench.sweep.feed import Feed
-        from attnbench.sweep.guard import default_limit_bytes
         from attnbench.sweep.replay import scheduler_of
         from attnbench.sweep.watch import Hopeless, Watch
 
         header = self.sweep.header
+        name = f"{self.sweep.name}-{uuid.uuid4().hex[:8]}"
+        self.names.add(name)
         watch = Watch(
             self.campaign, progress, self._record, header.hang_s, on_first_report=self.follower.start
         )
-        limit = (
-            header.memory_gb * 1e9
-            if header.memory_gb
-            else default_limit_bytes(shape["CPU"], total.get("CPU", 1.0))
-        )
-        common = {
-            "results": str(self.store.path),
-            "cwd": os.getcwd(),
-            "pool": self.name,
-            "pool_size": min(self.workers, len(self.campaign.todo)),
-            "workers": header.resources.workers,
-            "cpus": int(shape["CPU"]),
-            "gpus": gpus,
-            "memory_bytes": int(limit),
-            "storage": str(storage / self.name),
-        }
+        common = {**common, "pool": name, "pool_size": min(self.workers, len(self.campaign.todo))}
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self.workers)
         # With several workers per trial the actor is a proxy that takes no resources: its TorchTrainer does.
         alone = header.resources.workers == 1
@@ -192,8 +188,8 @@ class _Run:
         try:
             tune.run(
                 TrialActor,
-                name=self.name,
-                storage_path=str(storage),
+                name=name,
+                storage_path=common["storage"],
                 search_alg=Feed(self.campaign, common, scheduler.has_room),
                 scheduler=scheduler,
                 callbacks=[watch],
@@ -210,9 +206,15 @@ class _Run:
                 trial_name_creator=lambda trial: trial.config["id"],
                 verbose=0,
             )
+            return True
+        except RuntimeError as error:
+            killed = isinstance(error.__cause__, ray.exceptions.OutOfMemoryError)
+            if not killed or not watch.blame(str(error.__cause__)):
+                raise
+            return False
         finally:
-            self.workers_used = len(watch.seen_workers)
-            self.first_report_at = watch.first_report_at
+            self.workers_used = max(self.workers_used, len(watch.seen_workers))
+            self.first_report_at = self.first_report_at or watch.first_report_at
             self.hopeless = watch.hopeless
 
     def _record(self, trial_id: str, status: str, error: str) -> None:
@@ -222,14 +224,12 @@ class _Run:
         end_trial(self.store, entry.planned.config, trial_id, entry.attempt, status, error)
 
 
-def _gpus(wanted: str | float, total: dict[str, float]) -> float:
+def _gpus(wanted: str | float, nodes: list[dict[str, float]]) -> float:
     if wanted == "auto":
-        return 1.0 if total.get("GPU", 0.0) >= 1.0 else 0.0
+        return 1.0 if any(node.get("GPU", 0.0) >= 1.0 for node in nodes) else 0.0
     return float(wanted)
 
 
 def _words(resources: dict[str, float]) -> str:
-    return (
-        ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU") if kind in resources)
-        or "nothing"
-    )
+    present = [f"{resources[kind]:g} {kind}" for kind in ("CPU", "GPU") if resources.get(kind)]
+    return ", ".join(present) or "nothing"

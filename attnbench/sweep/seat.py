@@ -106,13 +106,13 @@ class OwnProcess:
 
         torch.set_num_threads(settings["cpus"])
         from attnbench.attention import mechanisms
-        from attnbench.sweep.guard import watch_memory
+        from attnbench.sweep.guard import share_bytes, watch_memory
         from attnbench.training import Trial  # noqa: F401
         from attnbench.training.process import join_group
 
         mechanisms()
         join_group(torch.device("cuda" if settings["gpus"] and torch.cuda.is_available() else "cpu"))
-        limit = settings["memory_bytes"]
+        limit = settings["memory_bytes"] or share_bytes(settings["per_machine"])
 
         def record(used: int) -> None:
             if self.settings is not None:

@@ -14,7 +14,7 @@ from attnbench.errors import UsageError
 from attnbench.sweep.arms import Arm, read_arms
 from attnbench.sweep.document import Document, Place, did_you_mean
 from attnbench.sweep.faults import first_fault
-from attnbench.training import DeepSpeedConfig, MeasureConfig, ResourcesConfig, TrialConfig
+from attnbench.training import DeepSpeedConfig, MeasureConfig, ResourcesConfig, TrainConfig, TrialConfig
 
 CONFIRM_SEEDS_START = 1000
 SECTIONS = ("workload", "host", "attention", "objective", "train")
@@ -153,14 +153,19 @@ class Sweep(BaseModel):
             }
         )
 
-    def rungs(self, budget: int) -> list[int]:
-        """Points of training at which configurations are compared; the last is the whole budget."""
+    def rungs(self, train: TrainConfig) -> list[int]:
+        """Points of training at which configurations are compared; the last is the whole budget.
+
+        Without `grace` the first is a ninth of the budget (for a reduction of 3), at the next evaluation.
+        """
+        every = train.eval_every or 1
+        ninth = train.budget / self.search.reduction**2
+        rung = self.search.grace or max(1, math.ceil(ninth / every)) * every
         rungs = []
-        rung = self.search.grace or max(1, math.ceil(budget / self.search.reduction**2))
-        while rung < budget:
+        while rung < train.budget:
             rungs.append(rung)
             rung *= self.search.reduction
-        return [*rungs, budget]
+        return [*rungs, train.budget]
 
 
 def group_name(label: str, scope: Mapping[Place, Any]) -> str:

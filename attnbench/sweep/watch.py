@@ -2,6 +2,7 @@
 is hopeless.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -73,6 +74,17 @@ class Watch(Callback):
                 self._end_hanging(key, trial)
         self.progress.busy = len(self.heard)
         self.progress.update()
+
+    def blame(self, text: str) -> bool:
+        """End the trial of the worker that Ray's memory monitor names in `text`; whether it could be
+        found.
+        """
+        found = re.search(r"\bpid=(\d+)", text)
+        keys = [key for (_, pid), key in self.workers_of.items() if found and pid == int(found[1])]
+        for key in keys:
+            self.record(key, "out_of_memory", "the cluster's memory monitor ended its worker")
+            self._ended(key, "out_of_memory", None, {})
+        return bool(keys)
 
     def _ended(self, key: str, status: str, error: str | None, report: Mapping[str, Any]) -> None:
         self.heard.pop(key, None)

@@ -127,9 +127,8 @@ class AttentionLayer(nn.Module):
             for m in self._active[False][stage]:
                 if m in self._active[True][stage] and not hasattr(m, f"fuse_{stage}"):
                     raise UsageError(
-                        f"kernel='fused': {m.name} has no fused form of its stage '{stage}'; use "
-                        "kernel='auto' "
-                        "or 'reference'"
+                        f"kernel='fused': {m.name} has no fused form of its stage '{stage}'; "
+                        "use kernel='auto' or 'reference'"
                     )
 
     def _open(

@@ -53,6 +53,7 @@ def list_(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = [column for column in rows[0] if any(row[column] is not None for row in rows)]
+    columns = [column for column in columns if not (column == "name" and "id" in columns)]
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in ("name", "id"))
     for row in rows:

@@ -227,7 +227,8 @@ def _write(
         "mechanism": describe(arm.attention), "attention": arm.attention, "objective": arm.written_objective,
         "baseline": plan.baseline.name, "baseline_path": baseline.path, "path": variant.path,
         "shape": {**shape, "causal": cell.causal, **network}, **shape, "causal": cell.causal,
-        "mode": cell.mode, "precision": cell.precision, "device": plan.device.type, "threads": spec.threads,
+        "mode": cell.mode, "precision": cell.precision, "device": device_name(plan.device),
+        "threads": spec.threads,
         "repeat": repeat,
     }  # fmt: skip
     blocks = [
@@ -260,6 +261,11 @@ def device_of(spec: CostSpec) -> torch.device:
     if spec.device == "cuda" and not available:
         raise UsageError("device: cuda, but torch sees no GPU here; use cpu or auto")
     return torch.device("cuda" if available and spec.device != "cpu" else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """For the column `device`, as in `trials`: "cpu", or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def read_cost_specification(path: str | Path, overrides: Mapping[str, Any] | Non
         spec = CostSpec.model_validate(plain)
         for index, entry in enumerate(spec.attention):
             check_entry(spec, entry, index)
-        spec.baseline_arm()
+        check_baseline(spec)
     except ValidationError as error:
         raise UsageError(_first_fault(error, tree, str(path))) from error
     except UsageError as error:
@@ -51,11 +51,26 @@ def read_cost_specification(path: str | Path, overrides: Mapping[str, Any] | Non
 
 
 def check_entry(spec: CostSpec, entry: Any, index: int) -> None:
-    """Expand one entry of `attention` by itself; UsageError begins with its place."""
+    """Expand and check one entry of `attention` by itself; UsageError begins with its place."""
+    from attnbench.attention import canonical
+
+    causal = any(cell.causal for cell in spec.cells())
     try:
-        spec.model_copy(update={"attention": [entry]}).arms()
+        for arm in spec.model_copy(update={"attention": [entry]}).arms():
+            canonical(list(arm.attention), causal=causal)
     except UsageError as error:
         raise UsageError(f"attention[{index}]: {str(error).removeprefix('attention[0]: ')}") from error
+
+
+def check_baseline(spec: CostSpec) -> None:
+    """The same of `baseline`."""
+    from attnbench.attention import canonical
+
+    arm = spec.baseline_arm()
+    try:
+        canonical(list(arm.attention), causal=any(cell.causal for cell in spec.cells()))
+    except UsageError as error:
+        raise UsageError(f"baseline: {error}") from error
 
 
 def _first_fault(error: ValidationError, tree: Any, path: str) -> str:

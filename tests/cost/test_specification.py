@@ -121,6 +121,9 @@ WRONG = {
     "cost: t\nattention: [{attention: alibi, obective: r_drop}]\nshapes: [{length: 8}]": (
         r"x.yaml:2: attention\[0\]: unknown key 'obective'"
     ),
+    "cost: t\nattention: [{name: dropout, p: 2.0}]\nshapes: [{length: 8}]": r"x.yaml:2: attention\[0\]: .*p",
+    "cost: t\nattention: [{name: dropout, q: 0.1}]\nshapes: [{length: 8}]": r"x.yaml:2: attention\[0\]: .*'q'",
+    "cost: t\nattention: [alibi]\nbaseline: alibbi\nshapes: [{length: 8}]": r"x.yaml:3: baseline: .*alibi",
     "cost: t\nattention: [3]\nshapes: [{length: 8}]": r"x.yaml:2: attention\[0\]: 3 is no mechanism",
     "cost: t\nattention: [alibi\nshapes": r"x.yaml:\d+: no valid YAML",
     "- softmax": r"x.yaml: a cost specification is a mapping",

@@ -122,7 +122,9 @@ WRONG = {
         r"x.yaml:2: attention\[0\]: unknown key 'obective'"
     ),
     "cost: t\nattention: [{name: dropout, p: 2.0}]\nshapes: [{length: 8}]": r"x.yaml:2: attention\[0\]: .*p",
-    "cost: t\nattention: [{name: dropout, q: 0.1}]\nshapes: [{length: 8}]": r"x.yaml:2: attention\[0\]: .*'q'",
+    "cost: t\nattention: [{name: dropout, q: 0.1}]\nshapes: [{length: 8}]": (
+        r"x.yaml:2: attention\[0\]: .*'q'"
+    ),
     "cost: t\nattention: [alibi]\nbaseline: alibbi\nshapes: [{length: 8}]": r"x.yaml:3: baseline: .*alibi",
     "cost: t\nattention: [3]\nshapes: [{length: 8}]": r"x.yaml:2: attention\[0\]: 3 is no mechanism",
     "cost: t\nattention: [alibi\nshapes": r"x.yaml:\d+: no valid YAML",

@@ -86,7 +86,7 @@ def _table(comparison: Comparison, rows: list[ArmRow], axis: float, title: str, 
     for row in [base, *sorted(others, key=lambda row: _order(row, metric.higher_is_better))]:
         difference, style = row.difference, STYLES[row.decision]
         drawn = bar(difference.estimate, difference.low, difference.high, axis, size) if difference else ""
-        cells = {
+        cells: dict[str, str | Text] = {
             "arm": row.arm,
             "mean": metric.show(row.mean.estimate),
             "best": f"{metric.show(row.best)} of {row.best_of}",

@@ -84,7 +84,8 @@ def stop() -> int:
 def parts(session: Session) -> dict[str, bool]:
     """Whether each part answers: {"ray", "dashboard", "mlflow"}."""
     return {
-        "ray": ports.listens("127.0.0.1", session.ports["ray"]),
+        # The head proper, and the raylet that runs the work.
+        "ray": all(ports.listens("127.0.0.1", session.ports[part]) for part in ("ray", "node_manager")),
         "dashboard": answers(session.dashboard_url + "/api/version", session.token()),
         "mlflow": is_up(session.mlflow_url + "/health"),
     }

@@ -41,7 +41,7 @@ class JobClient:
         from ray.job_submission import JobSubmissionClient
 
         # Ray announces every upload and every log stream that it closes.
-        for chatty in ("ray.dashboard.modules", "ray._private.runtime_env"):
+        for chatty in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
         # The token goes into the header here, since Ray reads its own variables only once per process.

@@ -18,17 +18,6 @@ DASHBOARD_LIMIT_S = 60
 MLFLOW_LIMIT_S = 180
 
 
-def connection_environment(session: Session) -> dict[str, str]:
-    """The variables that a driver on this machine needs to join the session's Ray."""
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": session.token_path,
-        # The name misleads: 0 means "one machine only", and without it Ray listens on every interface.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-
-
 def start_ray(session: Session) -> None:
     """Start the head, every port named and on loopback, and wait until its dashboard answers."""
     at = session.ports
@@ -110,7 +99,7 @@ def _environment(session: Session) -> dict[str, str]:
         "AUTOSCALER_METRIC_PORT": str(session.ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(session.ports["dashboard_metrics"]),
     }
-    return inherited | connection_environment(session) | own
+    return inherited | session.driver_variables() | own
 
 
 def _daemon(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:

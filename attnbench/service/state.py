@@ -41,6 +41,16 @@ class Session:
         """The MLflow server over RESULTS/mlflow.db."""
         return f"http://127.0.0.1:{self.ports['mlflow']}"
 
+    def driver_variables(self) -> dict[str, str]:
+        """The environment that a driver on this machine needs to join the session's Ray."""
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": self.token_path,
+            # The name misleads: 0 means "one machine only", and without it Ray listens on every interface.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
     def token(self) -> str | None:
         """Ray's token; None once it is gone."""
         try:
@@ -60,6 +70,18 @@ def state_directory() -> Path:
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser().absolute() / "attnbench"
+
+
+def join(address: str | None) -> str | None:
+    """What `--address auto` means outside a job: this machine's service, its token put into the environment.
+
+    Any other address, and "auto" where no service runs, is returned as it is. Call it before Ray is imported.
+    """
+    session = read_session()
+    if session is None or address not in ("auto", session.ray_address) or "RAY_ADDRESS" in os.environ:
+        return address
+    os.environ.update(session.driver_variables())
+    return session.ray_address
 
 
 def session_file() -> Path:

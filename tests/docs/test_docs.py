@@ -90,8 +90,8 @@ def test_every_specification_in_the_guide_is_accepted(tmp_path):
         read_specification(tmp_path / "guide.yaml")
 
 
-def test_the_guides_python_runs():
-    for text in blocks(ROOT / "docs/user-guide.md", "python"):
+def test_the_pages_python_runs():
+    for text in [*blocks(ROOT / "docs/user-guide.md", "python"), *blocks(ROOT / "README.md", "python")]:
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

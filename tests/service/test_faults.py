@@ -38,10 +38,10 @@ def test_down_ends_the_agents_that_a_killed_raylet_orphaned(own):
 @pytest.mark.slow
 def test_up_starts_again_where_a_part_has_died_and_leaves_nothing_of_the_first(own, tmp_path):
     command, session = own
-    for process in processes.find(session.temp_dir):
-        if process.name() == "raylet":
-            process.kill()
-    psutil.wait_procs([process for process in processes.find(session.temp_dir) if process.name() == "raylet"], 5)
+    raylets = [process for process in processes.find(session.temp_dir) if process.name() == "raylet"]
+    for process in raylets:
+        process.kill()
+    psutil.wait_procs(raylets, 5)
     again = command("up", "--results", tmp_path / "results", "--cpus", "1")
     assert again.returncode == 0 and "attnbench is up" in again.stdout, again.stderr
     assert not processes.find(session.temp_dir)

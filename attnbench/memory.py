@@ -34,14 +34,13 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 def allocations(call: Callable[[], object]) -> list[int]:
     """Bytes allocated (freed: negative) by `call` on CPU, in the order of time.
 
-    The events are only to be had from `kineto_results`, a private name of the pinned torch; a test holds it.
+    The events are only to be had from `kineto_results`, undocumented in the pinned torch; a test holds it. The profiler of
+    torch.autograd is used because torch.profiler's imports the compiler.
     """
-    from torch.profiler import ProfilerActivity, profile
-
     with _quiet_stderr():
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        with torch.autograd.profiler.profile(profile_memory=True, acc_events=True) as profiler:
             call()
-        recorded = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+        recorded = profiler.kineto_results.events()  # type: ignore[union-attr]
     events = sorted((event for event in recorded if event.name() == "[memory]"), key=lambda event: event.start_ns())
     return [event.nbytes() for event in events]
 

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from attnbench.attention import Draws, build, seed_parameters, shared_modules
 from attnbench.attention.draws import stable_seed
 from attnbench.cost.flops import counted_flops
-from attnbench.cost.memory import peak_bytes
 from attnbench.cost.specification import Cell
 from attnbench.errors import UsageError
 from attnbench.hosts import HostConfig, build_host
 from attnbench.hosts.block import Block
+from attnbench.memory import peak_bytes
 from attnbench.workloads import Signature
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}

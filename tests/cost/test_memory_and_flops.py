@@ -5,9 +5,9 @@ import torch
 
 from attnbench.attention import build, canonical
 from attnbench.cost.flops import counted_flops
-from attnbench.cost.memory import peak_bytes
 from attnbench.cost.specification import Cell
 from attnbench.cost.subject import build_subject
+from attnbench.memory import peak_bytes
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

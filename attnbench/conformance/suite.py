@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 from attnbench.attention import Mechanism, canonical
 from attnbench.attention.specification import read
-from attnbench.conformance import checks
+from attnbench.conformance import masks, numerics, ownership
+from attnbench.conformance.outcome import DoesNotApply, Failed
 from attnbench.conformance.subject import Subject
 from attnbench.errors import UsageError
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
     name: function
-    for name, function in vars(checks).items()
-    if inspect.isfunction(function) and function.__module__ == checks.__name__ and not name.startswith("_")
+    for module in (masks, numerics, ownership)
+    for name, function in vars(module).items()
+    if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
 }
 """Every check by name, in the order in which they run."""
 
@@ -56,9 +58,9 @@ def run(name: str, subject: Subject) -> Result:
     detail = ""
     try:
         CHECKS[name](subject)
-    except checks.DoesNotApply as reason:
+    except DoesNotApply as reason:
         outcome, detail = "does not apply", str(reason)
-    except checks.Failed as failure:
+    except Failed as failure:
         outcome, detail = "failed", str(failure)
     except Exception as error:
         where = _place(error)

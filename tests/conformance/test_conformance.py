@@ -125,6 +125,7 @@ def test_a_good_mechanism_holds_every_check():
     assert all(isinstance(r, Result) and r.passed for r in results), [r for r in results if not r.passed]
 
 
+@pytest.mark.filterwarnings("ignore:std")
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_check_catches_what_it_is_named_after(name):
     result = run(name, subject_of(broken(**BROKEN[name]), {}))

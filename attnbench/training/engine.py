@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from attnbench.training.config import TrainConfig
+from attnbench.training.optimiser import make_optimiser
 from attnbench.training.process import load_deepspeed
 
 MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
@@ -211,15 +212,3 @@ class Engine:
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().float().cpu().clone()
-
-
-def make_optimiser(parameters: Sequence[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of `train`; weight decay acts on tensors of two or more dimensions only."""
-    decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
-    rest = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    if train.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
-    kind = torch.optim.AdamW if train.optimiser == "adamw" else torch.optim.Adam
-    return kind(groups, lr=train.lr, betas=train.betas, fused=True)

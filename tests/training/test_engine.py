@@ -1,5 +1,8 @@
 """The engine: every ZeRO stage trains alike, and its state by name brings it back to the last bit."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -97,3 +100,35 @@ def test_weight_decay_leaves_biases_and_norms_alone():
         expected = tensor * (1 - 0.1 * 0.5) if tensor.ndim >= 2 else tensor
         assert torch.allclose(after[name], expected)
     engine.destroy()
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_the_fused_step_is_torchs_own_to_the_last_bit(decoupled):
+    from attnbench.training.optimiser import FusedAdam
+
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    models = [network(), network()]
+    settings = {"lr": 1e-2, "betas": (0.8, 0.95), "weight_decay": 0.1}
+    ours = FusedAdam(models[0].parameters(), decoupled=decoupled, **settings)
+    theirs = kind(models[1].parameters(), fused=True, **settings)
+    for step in range(4):
+        for model, optimiser in zip(models, (ours, theirs), strict=True):
+            optimiser.zero_grad()
+            loss(model, INPUTS[step], 0).backward()
+            optimiser.step()
+    for mine, its in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(mine, its)
+        assert torch.equal(ours.state[mine]["exp_avg_sq"], theirs.state[its]["exp_avg_sq"])
+        assert ours.state[mine]["step"] == theirs.state[its]["step"] == 4
+
+
+def test_a_first_step_imports_neither_the_compiler_nor_mlflow():
+    code = (
+        "import sys; from attnbench.training import TrialConfig, run_trial\n"
+        "given = {'workload': 'digits', 'host': {'kind': 'encoder', 'layers': 1, 'width': 16, 'heads': 2},\n"
+        "         'attention': 'softmax', 'train': {'steps': 1, 'batch': 8}}\n"
+        "assert run_trial(TrialConfig.parse(given)).status == 'ok'\n"
+        "print(sorted({'torch._dynamo', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -195,8 +195,7 @@ def not_run(hypothesis: Hypothesis, sweep: str, reason: str, label: str = "not_r
     paper = next((value for contrast in hypothesis.contrasts for value in contrast.paper), None)
     return Verdict(
         sweep, hypothesis.id, hypothesis.family, None, None, None, label,
-        paper_value=paper.value if paper else None, paper_source=_source(paper), reason=reason,
-        unit=paper.unit if paper else None,
+        paper_source=_source(paper), reason=reason,
     )  # fmt: skip
 
 

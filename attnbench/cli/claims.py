@@ -76,6 +76,11 @@ def verify(
     if as_json:
         print(json.dumps([verdict.row() for verdict in found], indent=2, default=str))
         return
+    if plan:
+        from attnbench.report.verdicts import print_plan
+
+        print_plan(found)
+        return
     _print(found, results)
 
 

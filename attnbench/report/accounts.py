@@ -11,6 +11,7 @@ import pandas as pd
 
 from attnbench.claims import metrics, pairing
 from attnbench.claims.verdict import Verdict
+from attnbench.errors import UsageError
 from attnbench.report.section import Section, Source, Table
 from attnbench.report.verdicts import command_for, estimate_words, paper_words
 
@@ -88,20 +89,24 @@ def trials_section(source: Source) -> Section:
 
 
 def _chosen(configuration: str) -> str:
-    """`p=0.2, k=0.1; lr 0.001` from the configuration's JSON."""
+    """`attentiondrop_hard p=0.3; lr 0.001` from the configuration's JSON: what differs from the defaults."""
+    from attnbench.attention import canonical
+
     parts: Mapping[str, Any] = json.loads(configuration)
-    attention = []
+    words = []
     for entry in parts["attention"] or ():
-        own = {k: v for k, v in entry.items() if k not in ("name", "layers", "sites") and v is not None}
-        attention.append(" ".join([entry["name"], *(f"{k}={v}" for k, v in own.items())]))
-    objective = parts["objective"]
-    extra = (
-        []
-        if not objective
-        else [" ".join([objective["name"], *(f"{k}={v}" for k, v in objective.items() if k != "name")])]
-    )
-    train = parts["train"] or {}
-    return "; ".join([*attention, *extra, f"lr {train.get('lr')}"])
+        try:
+            default = canonical(entry["name"])[0]
+        except UsageError:  # a mechanism of a file or package that is not here: everything is shown
+            default = {}
+        own = [
+            f"{key}={value}" for key, value in entry.items() if key != "name" and default.get(key) != value
+        ]
+        words.append(" ".join([entry["name"], *own]))
+    if parts["objective"]:
+        own = [f"{key}={value}" for key, value in parts["objective"].items() if key in ("weight", "alpha")]
+        words.append(" ".join([parts["objective"]["name"], *own]))
+    return "; ".join([*words, f"lr {(parts['train'] or {}).get('lr')}"])
 
 
 def _beside(value: Any, base: Any) -> str:
@@ -136,23 +141,16 @@ def verdict_section(verdicts: Sequence[Verdict], results: Path) -> Section:
         section.notes.append("no verdicts yet")
         section.commands = [f"attnbench claims verify attentiondrop --results {results}"]
         return section
-    columns = [
-        "claim",
-        "verdict",
-        "arm",
-        "baseline",
-        "estimate, 95 %",
-        "the paper's",
-        "seeds",
-        "scope",
-        "reason",
-    ]
+    columns = ["claim", "verdict", "arm", "baseline", "estimate, 95 %", "the paper's", "seeds", "scope"]
     rows = [
         [v.claim, v.label, v.arm or "", v.baseline or "", estimate_words(v), paper_words(v),
-         "" if v.seeds is None else v.seeds, v.scope or "", v.reason]
+         "" if v.seeds is None else v.seeds, v.scope or ""]
         for v in verdicts
     ]  # fmt: skip
-    section.tables.append(Table(columns, rows, frozenset({"estimate, 95 %", "the paper's", "seeds"})))
+    section.tables.append(Table(columns, rows, frozenset(columns[4:7])))
+    section.notes += [
+        f"{v.claim}{f', {v.arm} vs {v.baseline}' if v.arm else ''}: {v.reason}" for v in verdicts
+    ]
     read = dict.fromkeys(v.paper_source.split(";")[0] for v in verdicts if v.paper_source)
     section.notes += [f"paper figures, {source}" for source in read]
     return section

@@ -80,7 +80,7 @@ def dots(name: str, rows: Sequence[Dot], *, xlabel: str, better: int = 0, zero: 
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(
             row.seeds,
-            [place] * len(row.seeds),
+            [place - 0.24] * len(row.seeds),
             "o",
             color=colour,
             markersize=3.5,
@@ -129,6 +129,8 @@ def lines(
     if flip:
         axes.invert_xaxis()
     _plain_ticks(axes)
+    if not log_x:
+        axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     _legend(axes, len(curves))
@@ -233,11 +235,13 @@ def _clip(axes: Axes, rows: Sequence[Dot]) -> None:
 
 
 def _plain_ticks(axes: Axes) -> None:
-    """0.1 and 1 on a logarithmic axis, not powers of ten in superscript."""
-    from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
+    """0.1, 0.2, 0.5 and 1 on a logarithmic axis, not powers of ten in superscript."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, NullFormatter
 
     for axis in (axes.xaxis, axes.yaxis):
         if isinstance(axis.get_major_formatter(), LogFormatter):
+            low, high = sorted(axis.get_view_interval())
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
 

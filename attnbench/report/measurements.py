@@ -63,8 +63,8 @@ def gradient_section(source: Source) -> Section | None:
     section = Section(
         "Gradient variance",
         text=(
-            "tr Cov(g) at fixed weights, each arm on its own weights, against its training loss at that "
-            "point: arms are comparable at equal loss only. Measured along the way; verdicts take more batches."
+            "tr Cov(g) at fixed weights, each arm on its own, against its training loss at that point: arms "
+            "are comparable at equal loss only. Measured along the way; verdicts take more batches."
         ),
         commands=[
             source.query(

@@ -98,7 +98,7 @@ def _machine(sources: list[Source]) -> str:
     parts = []
     for column in ("device", "threads", "precision", "git_hash"):
         values = {
-            str(value)[:40] for source in sources for value in source.rows.trials[column].dropna().unique()
+            str(value)[:12] for source in sources for value in source.rows.trials[column].dropna().unique()
         }
         parts.append(f"{column.replace('git_hash', 'code')} {', '.join(sorted(values)) or 'unknown'}")
     return "; ".join(parts)

@@ -12,7 +12,7 @@ from attnbench.errors import UsageError
 from attnbench.report import drawing
 from attnbench.report.drawing import Dot
 from attnbench.report.section import Section, Source, Table, compare_command
-from attnbench.report.terminal import interval_words, verdict_words
+from attnbench.report.terminal import in_order, interval_words, verdict_words
 
 
 def comparison_section(source: Source) -> Section:
@@ -27,6 +27,9 @@ def comparison_section(source: Source) -> Section:
     section.text = (
         f"{metric} minus that of {source.baseline}, paired by seed. Dots: single seeds; bars: 95 % "
         "intervals; blue is better, orange worse, grey undecided after Holm's correction."
+    )
+    section.text += (
+        f" {comparison.rows[0].context}." if len({r.context for r in comparison.rows}) == 1 else ""
     )
     section.plots.append(_difference_plot(source, comparison))
     section.tables.append(_comparison_table(comparison))
@@ -53,6 +56,7 @@ def cost_section(source: Source) -> Section:
         if x is not None and not math.isnan(x):
             half = row["half_width"] if row["half_width"] is not None else math.nan
             points[str(row["arm"])] = (float(x), row["mean"] * metric.factor, half * metric.factor)
+    points = {arm: points[arm] for arm in source.arms if arm in points}
     xlabel = (
         "time of a step or pass, over fused softmax" if measured else f"forward FLOPs, over {source.baseline}"
     )
@@ -137,25 +141,26 @@ def _comparison_table(comparison: Comparison) -> Table:
     metric = comparison.metric
     unit = f" {metric.unit}" if metric.unit else ""
     columns = [
-        "arm", "where", f"{metric.name}{unit}", "best of n", "seeds", "folds",
-        "difference, 95 %", "p", "p (Holm)", "decision",
+        "arm", f"{metric.name}{unit}", "difference, 95 %", "decision", "p", "p (Holm)", "seeds", "folds",
+        "best of n",
     ]  # fmt: skip
+    several = len({row.context for row in comparison.rows}) > 1
     rows = [
         [
             row.arm,
-            row.context,
             metric.show(row.mean.estimate),
-            f"{metric.show(row.best)} of {row.best_of}",
-            row.seeds,
-            row.folds,
-            interval_words(row, comparison) if row.difference else "baseline",
+            interval_words(row, comparison) if row.difference else "",
+            verdict_words(row),
             _p(row.difference.p) if row.difference else "",
             _p(row.p_holm),
-            verdict_words(row),
+            row.seeds,
+            row.folds,
+            f"{metric.show(row.best)} of {row.best_of}",
+            *([row.context] if several else []),
         ]
-        for row in comparison.rows
+        for row in in_order(comparison)
     ]
-    return Table(columns, rows, frozenset(columns[2:9]))
+    return Table([*columns, *(["where"] if several else [])], rows, frozenset(columns) - {"arm", "decision"})
 
 
 def _unpaired(comparison: Comparison) -> list[str]:

@@ -43,11 +43,12 @@ class Source:
     def __init__(self, results: Path, sweep: str, baseline: str | None = None) -> None:
         self.results, self.sweep = results, sweep
         self.rows = SweepRows(results, sweep)
-        arms = list(dict.fromkeys(self.rows.trials["arm"])) if len(self.rows.trials) else []
+        arms = sorted(set(self.rows.trials["arm"])) if len(self.rows.trials) else []
         if baseline is not None and baseline not in arms and arms:
             raise UsageError(f"sweep '{sweep}' has no arm '{baseline}'; arms: {', '.join(arms)}")
-        self.arms = arms
         self.baseline = baseline or ("softmax" if "softmax" in arms else arms[0] if arms else "")
+        # The baseline first: the order gives each arm its colour in every plot.
+        self.arms = sorted(arms, key=lambda arm: (arm != self.baseline, arm))
 
     def query(self, sql: str) -> str:
         return f'attnbench query "{sql}" --results {self.results}'

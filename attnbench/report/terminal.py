@@ -55,6 +55,22 @@ def verdict_words(row: ArmRow) -> str:
     )
 
 
+def in_order(comparison: Comparison) -> list[ArmRow]:
+    """The rows as they are shown: context by context, the baseline first, then the best difference first."""
+    contexts = list(dict.fromkeys(row.context for row in comparison.rows))
+
+    def place(row: ArmRow) -> tuple[int, bool, float]:
+        estimate = row.difference.estimate if row.difference else 0.0
+        goodness = -estimate if comparison.metric.higher_is_better else estimate
+        return (
+            contexts.index(row.context),
+            row.difference is not None,
+            math.inf if math.isnan(goodness) else goodness,
+        )
+
+    return sorted(comparison.rows, key=place)
+
+
 def _table(comparison: Comparison, rows: list[ArmRow], axis: float, title: str, narrow: bool) -> Table:
     metric, size = comparison.metric, 15 if narrow else BAR
     unit = f" {metric.unit}" if metric.unit else ""
@@ -82,8 +98,7 @@ def _table(comparison: Comparison, rows: list[ArmRow], axis: float, title: str, 
             min_width={"arm": 18, "bar": size}.get(key),
             style="dim" if key == "best" else "",
         )
-    base, *others = rows
-    for row in [base, *sorted(others, key=lambda row: _order(row, metric.higher_is_better))]:
+    for row in [row for row in in_order(comparison) if row in rows]:
         difference, style = row.difference, STYLES[row.decision]
         drawn = bar(difference.estimate, difference.low, difference.high, axis, size) if difference else ""
         cells: dict[str, str | Text] = {
@@ -144,8 +159,3 @@ def _axis(comparison: Comparison) -> float:
     if not ends or ends[-1] == 0:
         return 1.0
     return min(ends[-1], 4 * ends[len(ends) // 2] or ends[-1])
-
-
-def _order(row: ArmRow, higher_is_better: bool) -> float:
-    estimate = row.difference.estimate if row.difference else 0.0
-    return math.inf if math.isnan(estimate) else -estimate if higher_is_better else estimate

@@ -91,6 +91,25 @@ def command_for(verdict: Verdict, results: Path) -> str:
     return f"attnbench claims verify {verdict.claim} --from-sweep {verdict.sweep} --results {results}"
 
 
+def print_plan(found: Sequence[Verdict]) -> None:
+    """What would run, one block per sweep or measurement; then what has no rule that runs."""
+    out = console()
+    sweeps = dict.fromkeys(verdict.sweep for verdict in found)
+    for sweep in sorted(sweeps, key=lambda name: name == "none"):
+        own = [verdict for verdict in found if verdict.sweep == sweep]
+        if sweep == "none":
+            out.print("[dim]would not run:[/dim]")
+            for verdict in own:
+                out.print(
+                    Text(f"    {verdict.claim}: {verdict.label}, {verdict.reason}", style="dim"),
+                    soft_wrap=True,
+                )
+            continue
+        answers = ", ".join(verdict.claim for verdict in own)
+        out.print(Text(f"{sweep}: {own[0].reason}"), soft_wrap=True)
+        out.print(Text(f"    answers {answers}", style="dim"), soft_wrap=True)
+
+
 def print_claims(claims: Sequence[Hypothesis]) -> None:
     """Every claim with its figures; the tags of the sources below."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -35,10 +36,13 @@ class Resuming(FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         if not self.trials:
-            # Tune keeps one idle actor at most: at each rung the pool would shrink, and pay its imports
-            # again.
             self._controller = getattr(tune_controller, "_tune_controller", tune_controller)
+            # Tune keeps one idle actor at most: at each rung the pool would shrink, and pay its imports again.
             self._controller._actor_cache.increase_max(trial.placement_group_factory, by=self.pool)
+            # Tune gives its actors an environment of their own, for which Ray starts new processes although
+            # it holds started ones ready; what its variables say the actor sets itself.
+            trainable = trial.get_trainable_cls()
+            self._controller._class_cache._cache.setdefault(trainable, ray.remote(trainable))
         self.trials[trial.config["id"]] = trial
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:

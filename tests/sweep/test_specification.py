@@ -61,7 +61,7 @@ REFUSED = [
     ("  - softmax\n", "  - {name: dropout, p: 0.1}\n", [":6: attention[1]", "stands twice"]),
     ("  - softmax\n", "  - {label: x, attention: dropout, p: 0.1}\n", [":5: attention[0].p: unknown key"]),
     ("  - softmax\n", "  - {name: lam, objective: rdrop}\n", [":5: attention[0].objective", "r_drop"]),
-    ("  - softmax\n", "  - {name: lam, objective: {name: r_drop, alpa: 1}}\n", ["attention[0].objective.alpa"]),
+    ("  - softmax\n", "  - {name: lam, objective: {name: r_drop, alpa: 1}}\n", ["objective.alpa"]),
     ("  - softmax\n", "  - 3\n", [":5: attention[0]", "write a mechanism's name"]),
     ("  - softmax\n  - {name: dropout, p: 0.1}\n", "  []\n", [":4: attention", "list of arms"]),
     ("sweep: demo", "sweep: demo: x", [":1", "not valid YAML"]),

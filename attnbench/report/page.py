@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from attnbench import __version__
+from attnbench.claims import pairing
 from attnbench.claims.verdict import latest
 from attnbench.errors import UsageError
 from attnbench.report import accounts, measurements, quality
@@ -55,11 +56,7 @@ def render(results: Path, sweep: str | None = None, baseline: str | None = None)
         raise UsageError(
             f"no finished trial in {results} to report on; 'attnbench run jobs/quickstart.yaml' makes some"
         )
-    chapters = [
-        (source.sweep, [part for make in SWEEP_SECTIONS if (part := make(source)) is not None])
-        for source in sources
-        if source.arms
-    ]
+    chapters = [(source.sweep, _sections(source)) for source in sources if source.arms]
     common = [accounts.verdict_section(latest(results, sweep), results), accounts.cost_table_section(results)]
     environment = Environment(
         loader=PackageLoader("attnbench.report", "."), autoescape=select_autoescape(["html"]),
@@ -77,6 +74,19 @@ def render(results: Path, sweep: str | None = None, baseline: str | None = None)
         style=Markup((folder / "page.css").read_text()),
         script=Markup((folder / "page.js").read_text()),
     )
+
+
+def _sections(source: Source) -> list[Section]:
+    """The parts about one sweep; of one that may not be compared yet, why, and its trials."""
+    try:
+        pairing.entering(source.rows.trials)
+    except UsageError as error:
+        command = source.query(f"select * from running where sweep = '{source.sweep}'")
+        return [
+            Section("Comparison", notes=[str(error)], commands=[command]),
+            accounts.trials_section(source),
+        ]
+    return [part for make in SWEEP_SECTIONS if (part := make(source)) is not None]
 
 
 def _sweeps(results: Path, sweep: str | None) -> list[str]:

@@ -26,8 +26,12 @@ def seed_parameters(model: nn.Module, seed: int) -> None:
             visit(child)
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
-            with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(stable_seed(seed, names[module]))
-                reset()
+            # not torch.manual_seed: without a GPU it queues a call for one, with its stack, at every module of every trial
+            chosen = stable_seed(seed, names[module])
+            torch.default_generator.manual_seed(chosen)
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(chosen)
+            reset()
 
-    visit(model)
+    with torch.random.fork_rng(devices=devices):
+        visit(model)

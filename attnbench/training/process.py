@@ -76,4 +76,7 @@ def settle(seed: int, threads: int) -> None:
         torch.set_num_threads(threads)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    # torch.manual_seed would queue a call, with its stack, for a GPU that is never initialised
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)

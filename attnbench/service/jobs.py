@@ -41,8 +41,12 @@ class JobClient:
         from ray.job_submission import JobSubmissionClient
 
         # Ray announces every upload and every log stream that it closes.
-        for chatty in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        for chatty in (
+            "dashboard.modules.job.sdk",
+            "dashboard.modules.dashboard_sdk",
+            "_private.runtime_env.packaging",
+        ):
+            logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
 
         # The token goes into the header here, since Ray reads its own variables only once per process.
         headers = {"Authorization": f"Bearer {token}"} if token else None
@@ -208,7 +212,7 @@ def submit_sweep(
     if session is not None and (data := os.environ.get("ATTNBENCH_DATA")):
         variables["ATTNBENCH_DATA"] = str(Path(data).expanduser().absolute())
     with tempfile.TemporaryDirectory(prefix="attnbench-job-") as folder:
-        name = pack(job, Path(folder))
+        name, overrides = pack(job, Path(folder), overrides)
         command = [
             session.python if session is not None else "python",
             "-m",

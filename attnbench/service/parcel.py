@@ -5,7 +5,7 @@ An allow-list, not a list of exclusions: results, data and secrets stay behind b
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ OUTSIDE = "mechanisms"
 _NAMED_FILE = re.compile(r"^(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)$")
 
 
-def pack(job: Path, into: Path) -> Path:
-    """Copy `job` and its mechanism files into the empty folder `into`; the specification's path below `into`.
+def pack(job: Path, into: Path, overrides: Sequence[str] = ()) -> tuple[Path, list[str]]:
+    """Copy `job` and the mechanism files that it or `overrides` (key=value) name into the empty folder.
 
-    A file below the current directory keeps its relative path, so that trials keep their ids whether they run
-    here or as a job. One from elsewhere is put under OUTSIDE, and its name in the copy changes.
+    Returns the specification's path below `into`, and the overrides to run it with there. A file below the
+    current directory keeps its relative path, so that trials keep their ids whether they run here or as a job.
+    One from elsewhere is put under OUTSIDE, and its name changes in the copy and in the overrides.
     """
-    text = job.read_text(encoding="utf-8")
+    texts = [job.read_text(encoding="utf-8"), *overrides]
     taken: dict[Path, Path] = {}
-    for written in sorted(set(_mechanism_files(job)), key=len, reverse=True):
+    for written in sorted(set(_mechanism_files(job, overrides)), key=len, reverse=True):
         source = Path(written)
         if not source.is_file():
             raise UsageError(f"{job}: mechanism file '{written}' does not exist (from {Path.cwd()})")
@@ -35,27 +36,23 @@ def pack(job: Path, into: Path) -> Path:
             )
         (into / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, into / target)
-        if str(target) != written:
-            text = text.replace(f"{written}:", f"{target}:")
-    name = Path(job.name)
-    (into / name).write_text(text, encoding="utf-8")
-    return name
+        if target != source:
+            texts = [text.replace(f"{written}:", f"{target}:") for text in texts]
+    (into / job.name).write_text(texts[0], encoding="utf-8")
+    return Path(job.name), texts[1:]
 
 
 def _place(source: Path) -> Path:
-    if not source.is_absolute() and source.resolve().is_relative_to(Path.cwd()):
-        return (
-            Path(*[part for part in source.parts if part != "."])
-            if ".." not in source.parts
-            else (source.resolve().relative_to(Path.cwd()))
-        )
+    """Where a file goes: its own place where it lies below the current directory and is named from there."""
+    if not source.is_absolute() and ".." not in source.parts:
+        return source
     return Path(OUTSIDE) / source.name
 
 
-def _mechanism_files(job: Path) -> Iterator[str]:
-    from ruamel.yaml import YAML
+def _mechanism_files(job: Path, overrides: Sequence[str]) -> Iterator[str]:
+    from attnbench.sweep.document import Document
 
-    for text in _texts(YAML(typ="safe", pure=True).load(job.read_text(encoding="utf-8"))):
+    for text in _texts(Document(job, overrides).data):
         if found := _NAMED_FILE.match(text):
             yield found["path"]
 

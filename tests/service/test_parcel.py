@@ -67,3 +67,21 @@ def test_a_mechanism_file_that_is_not_there_is_refused(here, tmp_path):
     Path("far.yaml").write_text("attention: ['ideas/gone.py:Gone']\n")
     with pytest.raises(UsageError, match=r"ideas/gone\.py"):
         travels(Path("far.yaml"), tmp_path / "parcel")
+
+
+def test_a_file_that_only_an_override_names_travels_and_the_override_follows(here, tmp_path):
+    (tmp_path / "far.py").write_text("class Far: ...\n")
+    (tmp_path / "parcel").mkdir()
+    name, overrides = pack(
+        Path("jobs/sweep.yaml"), tmp_path / "parcel", [f"attention.0={tmp_path}/far.py:Far", "seeds=2"]
+    )
+    assert (name, overrides) == (Path("sweep.yaml"), [f"attention.0={OUTSIDE}/far.py:Far", "seeds=2"])
+    assert (tmp_path / "parcel" / OUTSIDE / "far.py").exists()
+
+
+def test_a_yaml_tag_makes_no_object(here, tmp_path):
+    Path("tag.yaml").write_text(
+        "attention: [softmax]\nnote: !!python/object/apply:os.system ['touch made']\n"
+    )
+    travels(Path("tag.yaml"), tmp_path / "parcel")
+    assert not Path("made").exists()

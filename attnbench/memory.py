@@ -10,9 +10,11 @@ import torch
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that `call` held at once beyond what was allocated when it began; one warm-up call goes before.
+    """Most bytes that `call` held at once beyond what was allocated when it began; one warm-up call goes
+    before.
 
-    GPU: the allocator's peak. CPU: the running sum of the profiler's allocation events, which is deterministic and sees
+    GPU: the allocator's peak. CPU: the running sum of the profiler's allocation events, which is
+    deterministic and sees
     scratch inside kernels (so it depends on the number of threads); process size would show neither.
     """
     call()
@@ -34,14 +36,17 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 def allocations(call: Callable[[], object]) -> list[int]:
     """Bytes allocated (freed: negative) by `call` on CPU, in the order of time.
 
-    The events are only to be had from `kineto_results`, undocumented in the pinned torch; a test holds it. The profiler of
+    The events are only to be had from `kineto_results`, undocumented in the pinned torch; a test holds it.
+    The profiler of
     torch.autograd is used because torch.profiler's imports the compiler.
     """
     with _quiet_stderr():
         with torch.autograd.profiler.profile(profile_memory=True, acc_events=True) as profiler:
             call()
         recorded = profiler.kineto_results.events()  # type: ignore[union-attr]
-    events = sorted((event for event in recorded if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    events = sorted(
+        (event for event in recorded if event.name() == "[memory]"), key=lambda event: event.start_ns()
+    )
     return [event.nbytes() for event in events]
 
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
         TrainConfig,
         TrialConfig,
         canonical_json,
-        read_config,
     )
     from attnbench.training.gradients import gradient_statistics
     from attnbench.training.measuring import paired_gradient_statistics
     from attnbench.training.objectives import OBJECTIVES, canonical_objective
+    from attnbench.training.reading import read_config
     from attnbench.training.trial import Trial, TrialResult, run_trial
 
 HOMES = {
@@ -31,7 +31,7 @@ HOMES = {
     "TrainConfig": "config",
     "TrialConfig": "config",
     "canonical_json": "config",
-    "read_config": "config",
+    "read_config": "reading",
     "load_model": "checkpoint",
     "gradient_statistics": "gradients",
     "paired_gradient_statistics": "measuring",

@@ -1,4 +1,5 @@
-"""Which examples go into which optimiser step: decided by (seed, epoch) alone, whatever the workers and the mechanism."""
+"""Which examples go into which optimiser step: decided by (seed, epoch) alone, whatever the workers and
+the mechanism."""
 
 import torch
 
@@ -10,7 +11,8 @@ from attnbench.workloads import Split
 class Batches:
     """The order of a training part of E examples, cut into global batches.
 
-    Every epoch is a fresh permutation from a generator of its own; the examples left over at its end are not used in that
+    Every epoch is a fresh permutation from a generator of its own; the examples left over at its end are
+    not used in that
     epoch, so that all batches have the same size. Step `s` belongs to epoch s // steps_per_epoch.
     """
 
@@ -34,7 +36,8 @@ class Batches:
         return self._order[place * self.batch : (place + 1) * self.batch]
 
     def micro(self, step: int, *, rank: int, workers: int, accumulate: int) -> list[Split]:
-        """The micro-batches of one worker in one step: `accumulate` parts of batch / (workers x accumulate) examples each.
+        """The micro-batches of one worker in one step: `accumulate` parts of batch / (workers x
+        accumulate) examples each.
 
         Worker r takes the r-th of `workers` contiguous parts of the batch.
         """

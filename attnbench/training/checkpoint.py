@@ -3,7 +3,8 @@
     CHECKPOINTS/<sweep>/<trial_id>/resume.pt         the last state, deleted at the end
     CHECKPOINTS/<sweep>/<trial_id>/last|best|at-N.pt weights that stay
 
-Every file is written under another name and renamed, holds tensors and plain values only, and is read with `weights_only`.
+Every file is written under another name and renamed, holds tensors and plain values only, and is read with
+`weights_only`.
 """
 
 import json
@@ -34,10 +35,13 @@ class Folder:
             named = {"format": FORMAT, "trial_id": self.config.trial_id, "attempt": attempt, **state}
             flat: list[Tensor] = []
             tree = _packed(named, flat)
-            _write({"tree": tree, "flat": torch.cat(flat) if flat else torch.empty(0)}, self.path / "resume.pt")
+            _write(
+                {"tree": tree, "flat": torch.cat(flat) if flat else torch.empty(0)}, self.path / "resume.pt"
+            )
 
     def find(self, attempt: int) -> dict[str, Any] | None:
-        """The last state of `attempt`, or None where there is none that can be read (a damaged file is no state)."""
+        """The last state of `attempt`, or None where there is none that can be read (a damaged file is no
+        state)."""
         if self.path is None:
             return None
         try:
@@ -67,11 +71,15 @@ class Folder:
         """Keep whole float32 `weights` as <name>.pt."""
         if self.path is not None:
             held = {key: tensor.detach().float().cpu() for key, tensor in weights.items()}
-            _write({"format": FORMAT, "config": self.config.canonical(), "step": step, "weights": held}, self.path / f"{name}.pt")
+            _write(
+                {"format": FORMAT, "config": self.config.canonical(), "step": step, "weights": held},
+                self.path / f"{name}.pt",
+            )
 
 
 def _packed(tree: Any, flat: list[Tensor]) -> Any:
-    """`tree` with its float32 tensors moved into `flat`: one large tensor is written three times faster than a hundred."""
+    """`tree` with its float32 tensors moved into `flat`: one large tensor is written three times faster
+    than a hundred."""
     if isinstance(tree, dict):
         return {key: _packed(value, flat) for key, value in tree.items()}
     if isinstance(tree, Tensor) and tree.dtype == torch.float32:

@@ -1,17 +1,16 @@
 """What decides a trial: typed, checked, with every default written out, and hashed into `trial_id`.
 
-The hash covers what changes the figures (workload, fold, host, attention, objective, train, seed, deepspeed) and leaves out
-names, resources and measurements, so that the same trial asked for twice is the same trial.
+The hash covers what changes the figures (workload, fold, host, attention, objective, train, seed,
+deepspeed) and leaves out names, resources and measurements, so that the same trial asked for twice is the
+same trial.
 """
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from attnbench.errors import UsageError
 from attnbench.hosts import HostConfig
 
 HASHED = ("workload", "fold", "host", "attention", "objective", "train", "seed", "deepspeed")
@@ -24,7 +23,8 @@ class Section(BaseModel):
 
 
 class KeepAt(Section):
-    """Keep the weights as they are after these points of training (same unit as the budget: epochs or steps)."""
+    """Keep the weights as they are after these points of training (same unit as the budget: epochs or
+    steps)."""
 
     at: list[int] = Field(min_length=1)
 
@@ -37,7 +37,8 @@ class KeepAt(Section):
 
 
 class StopConfig(Section):
-    """End training as soon as an evaluation reaches a value (time to accuracy); the trial still ends as ok."""
+    """End training as soon as an evaluation reaches a value (time to accuracy); the trial still ends as
+    ok."""
 
     metric: str = "val_accuracy"
     at_least: float | None = None
@@ -63,9 +64,11 @@ class TrainConfig(Section):
     """How a trial is trained: exactly one of `epochs` and `steps` (optimiser steps) is its budget.
 
     batch      examples per optimiser step over all workers and accumulated micro-batches
-    lr         peak learning rate; schedule: "cosine" and "linear" fall to zero, "constant" stays, all after a linear warm-up
+    lr         peak learning rate; schedule: "cosine" and "linear" fall to zero, "constant" stays, all
+               after a linear warm-up
     warmup     share of all steps spent on the warm-up
-    weight_decay  decoupled for adamw, L2 for sgd and adam; applied to tensors of two or more dimensions (no biases, no norms)
+    weight_decay  decoupled for adamw, L2 for sgd and adam; applied to tensors of two or more dimensions
+                  (no biases, no norms)
     clip       bound on the global gradient norm; 0 switches clipping off
     eval_every evaluation cadence in the budget's unit; left out: every epoch, or a tenth of the steps
     keep       which weights stay on disk after the end; stop: an early end at a reached metric
@@ -110,7 +113,9 @@ class TrainConfig(Section):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("train takes exactly one of epochs and steps")
         if isinstance(self.keep, KeepAt) and self.keep.at[-1] > self.budget:
-            raise ValueError(f"keep.at {self.keep.at[-1]} lies beyond the budget of {self.budget} {self.unit}")
+            raise ValueError(
+                f"keep.at {self.keep.at[-1]} lies beyond the budget of {self.budget} {self.unit}"
+            )
         return self
 
     @property
@@ -133,7 +138,8 @@ class GradientsConfig(Section):
 
 
 class MeasureConfig(Section):
-    """What is measured beyond quality, throughput and memory; `robustness` lists kinds of corruption and attack."""
+    """What is measured beyond quality, throughput and memory; `robustness` lists kinds of corruption and
+    attack."""
 
     gradients: GradientsConfig | None = None
     robustness: list[str] = Field(default_factory=list)
@@ -146,7 +152,8 @@ class DeepSpeedConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """What a trial may use: worker processes, CPU threads per worker, GPUs per worker ("auto": one where there is one)."""
+    """What a trial may use: worker processes, CPU threads per worker, GPUs per worker ("auto": one where
+    there is one)."""
 
     workers: int = Field(default=1, ge=1)
     cpus: int = Field(default=1, ge=1)
@@ -193,7 +200,9 @@ class TrialConfig(Section):
     def _canonical_objective(cls, spec: Any, info: Any) -> dict[str, Any] | None:
         from attnbench.training.objectives import canonical_objective, settle_passes
 
-        return None if spec is None else settle_passes(canonical_objective(spec), info.data.get("attention", []))
+        return (
+            None if spec is None else settle_passes(canonical_objective(spec), info.data.get("attention", []))
+        )
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrialConfig":
@@ -233,99 +242,11 @@ class TrialConfig(Section):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
+            from attnbench.training.reading import usage_error
+
             raise usage_error(error, where=where) from error
 
 
 def canonical_json(data: Any) -> str:
     """JSON with sorted keys and no spaces: equal data gives equal text."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def usage_error(error: ValidationError, *, where: str) -> UsageError:
-    """Turn pydantic's report into one line: place, key and reason of the first fault, and how many more there are."""
-    first, count = first_fault(error)
-    # Branches of a union appear in the location as type names; the user only typed the keys.
-    key = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part[:1].isupper()))
-    reason = str(first.get("ctx", {}).get("error", "")) or first["msg"]
-    if first["type"] == "extra_forbidden":
-        reason = "unknown key"
-        fields = _fields_at(TrialConfig, first["loc"][:-1])
-        if fields:
-            from difflib import get_close_matches
-
-            close = get_close_matches(str(first["loc"][-1]), fields, n=1)
-            reason += f". Did you mean {close[0]}?" if close else f"; known are {', '.join(fields)}"
-    elif first["type"] != "missing" and not isinstance(first["input"], dict | BaseModel) and first["type"] != "value_error":
-        reason = f"{reason[:1].lower()}{reason[1:]}, not {first['input']!r}"
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    return UsageError(f"{where}: {key + ': ' if key else ''}{reason}{more}")
-
-
-def first_fault(error: ValidationError) -> tuple[Any, int]:
-    """The fault to tell of, and how many there are: an unknown key before the missing one that it was meant to be."""
-    faults = error.errors()
-    return min(faults, key=lambda fault: fault["type"] != "extra_forbidden"), len(faults)
-
-
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Names of the fields of the section at `location`, or nothing where it is no section."""
-    for part in location:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
-
-
-def read_config(path: str | Path) -> TrialConfig:
-    """Read a trial's configuration from a YAML file with the keys of TrialConfig.
-
-    Raises UsageError (file, line where known, what is wrong) for anything but a valid configuration.
-    """
-    from ruamel.yaml import YAML, YAMLError
-
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
-    try:
-        given = YAML(typ="rt").load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(given, dict):
-        raise UsageError(f"{path}: a trial is a mapping with the keys workload, host, attention, train, ...")
-    try:
-        return TrialConfig.model_validate(_plain(given))
-    except ValidationError as error:
-        line = _line_of(given, first_fault(error)[0]["loc"])
-        raise usage_error(error, where=f"{path}:{line}" if line else str(path)) from error
-
-
-def _plain(node: Any) -> Any:
-    """ruamel's nodes as plain Python values, so that nothing of the file's form reaches the hash."""
-    if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value) for value in node]
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
-
-
-def _line_of(node: Any, location: tuple[Any, ...]) -> int | None:
-    """1-based line of the deepest key of `location` that the file holds."""
-    line = None
-    for part in location:
-        if isinstance(node, dict) and part in node:
-            line = node.lc.key(part)[0] + 1
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            line = node.lc.item(part)[0] + 1
-        else:
-            break
-        node = node[part]
-    return line

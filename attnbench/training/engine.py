@@ -1,7 +1,7 @@
 """The DeepSpeed engine round a model: one optimiser step, and its state as tensors by parameter name.
 
-The state has one layout at every ZeRO stage, precision and number of workers, so that a checkpoint is one file that loads
-with `weights_only`, and a shadow model can always be filled from it.
+The state has one layout at every ZeRO stage, precision and number of workers, so that a checkpoint is one
+file that loads with `weights_only`, and a shadow model can always be filled from it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,8 @@ MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "adam": ("exp_avg", "exp_avg_sq")
 class Engine:
     """`deepspeed.initialize` round `model`, which must lie on its device and hold its initial weights.
 
-    workers: size of the process group, which must exist. `module` is what to call: the engine itself where ZeRO needs its
+    workers: size of the process group, which must exist. `module` is what to call: the engine itself where
+    ZeRO needs its
     hooks, else the bare module.
     """
 
@@ -31,7 +32,8 @@ class Engine:
         self.train = train
         self.stage = zero_stage
         self.workers = workers
-        # DeepSpeed's plain fp32 path neither reports the gradient norm nor is its clipping exact over workers: done here.
+        # DeepSpeed's plain fp32 path neither reports the gradient norm nor is its clipping exact over
+        # workers: done here.
         self.plain = zero_stage == 0 and train.precision == "fp32"
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters = list(model.parameters())
@@ -74,10 +76,13 @@ class Engine:
             }
         return settings
 
-    def step(self, batches: Sequence[Any], loss: Callable[[Callable[..., Any], Any, int], Tensor], lr: float) -> tuple[Tensor, Any]:
+    def step(
+        self, batches: Sequence[Any], loss: Callable[[Callable[..., Any], Any, int], Tensor], lr: float
+    ) -> tuple[Tensor, Any]:
         """One optimiser step over this worker's micro-batches at learning rate `lr`.
 
-        loss(module, batch, index of the micro-batch) -> scalar. Returns (loss averaged over micro-batches and workers,
+        loss(module, batch, index of the micro-batch) -> scalar. Returns (loss averaged over micro-batches
+        and workers,
         global gradient norm before clipping), not yet waited for.
         """
         for group in self.engine.optimizer.param_groups:
@@ -97,24 +102,32 @@ class Engine:
         return mean, norm if self.plain else self.engine.get_global_grad_norm()
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter whole, float32, by name; the live tensors where they already are that. All workers must call."""
+        """Every parameter whole, float32, by name; the live tensors where they already are that. All
+        workers must call."""
         if self.plain:
-            return {name: parameter.detach() for name, parameter in zip(self.names, self.parameters, strict=True)}
+            return {
+                name: parameter.detach() for name, parameter in zip(self.names, self.parameters, strict=True)
+            }
         if self.stage == 3:
             from deepspeed import zero
 
             with zero.GatheredParameters(self.parameters):
-                return {n: p.detach().float().clone() for n, p in zip(self.names, self.parameters, strict=True)}
+                return {
+                    n: p.detach().float().clone() for n, p in zip(self.names, self.parameters, strict=True)
+                }
         return {n: p.detach().float() for n, p in zip(self.names, self.parameters, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """{"weights": master weights, "moments": {key: {name: tensor}}, "updates": steps of the optimiser}, on CPU.
+        """{"weights": master weights, "moments": {key: {name: tensor}}, "updates": steps of the
+        optimiser}, on CPU.
 
         All workers must call; every one gets the whole.
         """
         inner = self._inner()
         updates = next((int(held["step"]) for held in inner.state.values() if "step" in held), 0)
-        keys = [key for key in MOMENTS[self.train.optimiser] if any(key in held for held in inner.state.values())]
+        keys = [
+            key for key in MOMENTS[self.train.optimiser] if any(key in held for held in inner.state.values())
+        ]
         if self.stage == 0:
             masters = self._masters()
             found = {key: [inner.state[master][key] for master in masters] for key in keys}
@@ -134,13 +147,16 @@ class Engine:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put back what `state` returned, in an engine whose model was built with `state["weights"]` as its initial weights."""
+        """Put back what `state` returned, in an engine whose model was built with `state["weights"]` as
+        its initial weights."""
         inner, moments, updates = self._inner(), state["moments"], state["updates"]
         if self.stage == 0:
             for name, master in zip(self.names, self._masters(), strict=True):
                 master.data.copy_(state["weights"][name])
                 if moments:
-                    held = {key: tensors[name].to(master.device, copy=True) for key, tensors in moments.items()}
+                    held = {
+                        key: tensors[name].to(master.device, copy=True) for key, tensors in moments.items()
+                    }
                     inner.state[master] = self._with_step(held, updates, master)
             return
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
@@ -193,11 +209,11 @@ class Engine:
     def state_bytes(self) -> int:
         """Bytes that weights and optimiser state take on this worker between steps."""
         # at stage 3 parameters come and go; what stays is each one's own part
-        weights = [parameter.ds_tensor if self.stage == 3 else parameter for parameter in self.parameters]
+        kept = [getattr(p, "ds_tensor", p) for p in self.parameters]
         masters = self._masters() if self.stage == 0 else self._flats()
         moments = [tensor for held in self._inner().state.values() for tensor in held.values()]
         sizes: dict[int, int] = {}
-        for tensor in [*weights, *masters, *moments]:
+        for tensor in [*kept, *masters, *moments]:
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 sizes[storage.data_ptr()] = storage.nbytes()

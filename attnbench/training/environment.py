@@ -15,7 +15,8 @@ PACKAGES = ("attnbench", "torch", "deepspeed", "numpy", "ray")
 
 @cache
 def git_version() -> tuple[str | None, bool | None]:
-    """(commit hash, whether tracked files differ from it) of the code that runs; (None, None) outside a checkout."""
+    """(commit hash, whether tracked files differ from it) of the code that runs; (None, None) outside a
+    checkout."""
     here = Path(__file__).parent
     try:
         commit = _git("rev-parse", "HEAD", where=here)
@@ -49,5 +50,5 @@ def host_name() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """"cpu", or the GPU's own name."""
+    """ "cpu", or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,17 +1,22 @@
-"""Gradient variance at fixed weights, split into the part from data and the part from the mechanism's own randomness.
+"""Gradient variance at fixed weights, split into the part from data and the part from the mechanism's own
+randomness.
 
-For batches b = 1..n and draws r = 1..R of the mechanism, with gradients g_br, g_b = mean over r, g = mean over b:
+For batches b = 1..n and draws r = 1..R of the mechanism, with gradients g_br, g_b = mean over r, g = mean
+over b:
 
     mechanism = 1/n sum_b 1/(R-1) sum_r |g_br - g_b|^2
     data      = 1/(n-1) sum_b |g_b - g|^2 - mechanism / R
-    total     = data + mechanism                               trace of the covariance of one draw's minibatch gradient
+    total     = data + mechanism                               trace of the covariance of one draw's
+              minibatch gradient
     |E g|^2   = |g|^2 - (data + mechanism / R) / n
 
-All four are unbiased; `data` and |E g|^2 may come out negative in small samples and are not clipped. The interval of the total
-is a delete-one-batch jackknife on its logarithm with t quantiles (coverage about 0.90 with 8 batches, 0.97 with 16).
+All four are unbiased; `data` and |E g|^2 may come out negative in small samples and are not clipped. The
+interval of the total is a delete-one-batch jackknife on its logarithm with t quantiles (coverage about
+0.90 with 8 batches, 0.97 with 16).
 
-Everything runs on a shadow module by `functional_call`: neither the engine nor the weights that train are touched, no global
-random state is drawn from, and the figures are the same at every ZeRO stage and number of workers.
+Everything runs on a shadow module by `functional_call`: neither the engine nor the weights that train are
+touched, no global random state is drawn from, and the figures are the same at every ZeRO stage and number
+of workers.
 """
 
 import math
@@ -28,14 +33,16 @@ GRAM_LIMIT_BYTES = 2**30
 """Above this size only the mean gradient of each batch is kept and the Gram matrix is left out."""
 
 LossFunction = Callable[[Callable[..., Any], Any, int, int], Tensor]
-"""(model, batch, index of the batch, index of the draw) -> scalar loss; the two indices must decide every random number."""
+"""(model, batch, index of the batch, index of the draw) -> scalar loss; the two indices must decide every
+random number."""
 
 
 @dataclass(frozen=True)
 class Moments:
     """What the statistics of one layer group follow from; one entry per batch, float64.
 
-    within: sum_r |g_br - g_b|^2 / (R-1); square: |g_b|^2; dot: g_b . g with g the mean gradient over all batches.
+    within: sum_r |g_br - g_b|^2 / (R-1); square: |g_b|^2; dot: g_b . g with g the mean gradient over all
+    batches.
     """
 
     within: Tensor
@@ -52,16 +59,25 @@ class Moments:
             n, square, within = n_all, float(self.square.sum()), float(self.within.sum())
         else:
             out = ~keep
-            n, square, within = int(keep.sum()), float(self.square[keep].sum()), float(self.within[keep].sum())
+            n, square, within = (
+                int(keep.sum()),
+                float(self.square[keep].sum()),
+                float(self.within[keep].sum()),
+            )
             # |sum over kept|^2 with one batch left out, from the whole sum: |S - g_b|^2
-            total = n_all**2 * mean_square - 2 * n_all * float(self.dot[out].sum()) + float(self.square[out].sum())
+            total = (
+                n_all**2 * mean_square
+                - 2 * n_all * float(self.dot[out].sum())
+                + float(self.square[out].sum())
+            )
             mean_square = total / n**2
         mechanism = within / n
         data = (square - n * mean_square) / (n - 1) - mechanism / self.draws
         return mean_square - (data + mechanism / self.draws) / n, data, mechanism
 
     def interval(self, confidence: float = 0.95) -> tuple[float | None, float | None]:
-        """Jackknife interval of the total; (None, None) where it has fewer than 3 batches or is not positive throughout."""
+        """Jackknife interval of the total; (None, None) where it has fewer than 3 batches or is not
+        positive throughout."""
         from scipy.stats import t
 
         n = len(self.square)
@@ -130,9 +146,12 @@ def gradient_statistics(
 ) -> GradientStatistics:
     """Variance of the gradient of `loss` at `weights`.
 
-    model: the shadow, in the mode (train) to measure; its own parameters are not used. weights: parameter name -> tensor.
-    batches: at least 2, the same list on every worker; worker r measures batches r, r + workers, ...  draws: at least 2.
-    groups: layer group -> parameter names; "total" (all parameters) is added. All workers must call this together.
+    model: the shadow, in the mode (train) to measure; its own parameters are not used. weights: parameter
+    name -> tensor.
+    batches: at least 2, the same list on every worker; worker r measures batches r, r + workers, ...
+    draws: at least 2.
+    groups: layer group -> parameter names; "total" (all parameters) is added. All workers must call this
+    together.
     """
     count = len(batches)
     assert count >= 2 and draws >= 2, "the variance needs two batches and two draws"
@@ -147,7 +166,9 @@ def gradient_statistics(
         return functional_call(model, leaves, args, kwargs)
 
     kept = torch.empty(len(mine) * (draws if every else 1), sum(sizes), device=device)
-    own_square = torch.zeros(len(mine), len(names), dtype=torch.float64, device=device)  # sum over draws of |g_br|^2, per tensor
+    own_square = torch.zeros(
+        len(mine), len(names), dtype=torch.float64, device=device
+    )  # sum over draws of |g_br|^2, per tensor
     losses = torch.zeros(len(mine), dtype=torch.float64, device=device)
     for place, b in enumerate(mine):
         mean = torch.zeros(sum(sizes), device=device)
@@ -164,11 +185,17 @@ def gradient_statistics(
             )
             losses[place] += value.detach().double() / draws
             if not every:
-                own_square[place] += torch.stack([part.double().square().sum() for part in vector.split(sizes)])
+                own_square[place] += torch.stack(
+                    [part.double().square().sum() for part in vector.split(sizes)]
+                )
                 mean += vector / draws
         if not every:
             kept[place] = mean
-    found = _all_rows(kept, sizes, draws) if every else _mean_rows(kept, own_square, sizes, draws, count, rank, workers)
+    found = (
+        _all_rows(kept, sizes, draws)
+        if every
+        else _mean_rows(kept, own_square, sizes, draws, count, rank, workers)
+    )
     train_loss = float(_gathered(losses[:, None], count, rank, workers).mean())
     index = {name: place for place, name in enumerate(names)}
     members = {group: [index[name] for name in held if name in index] for group, held in groups.items()}
@@ -188,7 +215,8 @@ def _all_rows(kept: Tensor, sizes: list[int], draws: int) -> dict[str, Tensor]:
 def _mean_rows(
     kept: Tensor, own_square: Tensor, sizes: list[int], draws: int, count: int, rank: int, workers: int
 ) -> dict[str, Tensor]:
-    """Per tensor and batch: within, square, dot (P, n); one all-reduce of the summed gradient, one of the scalars."""
+    """Per tensor and batch: within, square, dot (P, n); one all-reduce of the summed gradient, one of the
+    scalars."""
     mean = kept.double().sum(0)
     if workers > 1:
         dist.all_reduce(mean)
@@ -218,7 +246,8 @@ def _gathered(mine: Tensor, count: int, rank: int, workers: int) -> Tensor:
 def _summed(found: dict[str, Tensor], held: list[int], draws: int) -> Moments:
     """Moments of a group: squared norms and inner products add up over its tensors."""
     if "gram" not in found:
-        return Moments(*(found[key][held].sum(0) for key in ("within", "square", "dot")), draws)
+        within, square, dot = (found[key][held].sum(0) for key in ("within", "square", "dot"))
+        return Moments(within, square, dot, draws)
     gram = found["gram"][held].sum(0)
     count = gram.shape[0] // draws
     blocks = gram.reshape(count, draws, count, draws)

@@ -1,6 +1,8 @@
-"""The training loop of one trial: its network in the engine, its data, one step at a time, evaluation and measurements.
+"""The training loop of one trial: its network in the engine, its data, one step at a time, evaluation and
+measurements.
 
-A Loop knows nothing of rows on disk, of statuses or of resuming beyond `state` and the `state` it is given; see trial.py.
+A Loop knows nothing of rows on disk, of statuses or of resuming beyond `state` and the `state` it is
+given; see trial.py.
 """
 
 import statistics
@@ -34,13 +36,18 @@ WARMUP_STEPS = 5
 CONTENDED = 1.5
 """A trial whose steps take this many times their CPU time shared its cores with something else."""
 
-_peaks: dict[str, int] = {}  # peak of one step by what decides it: deterministic, so trials of a process may share it
+_peaks: dict[
+    str, int
+] = {}  # peak of one step by what decides it: deterministic, so trials of a process may share it
 
 
 class Loop:
-    """Training from `state` (None: from the start) to any step; all workers of the process group run the same calls."""
+    """Training from `state` (None: from the start) to any step; all workers of the process group run the
+    same calls."""
 
-    def __init__(self, config: TrialConfig, device: torch.device, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, config: TrialConfig, device: torch.device, state: dict[str, Any] | None = None
+    ) -> None:
         self.config, self.device = config, device
         train = config.train
         settle(config.seed, config.resources.cpus)
@@ -63,7 +70,9 @@ class Loop:
         self.steps_per_unit = per_epoch if train.unit == "epochs" else 1
         self.total = train.budget * self.steps_per_unit
         self.network = network.to(device).train()
-        self.engine = Engine(self.network, train, zero_stage=config.deepspeed.zero_stage, workers=self.workers)
+        self.engine = Engine(
+            self.network, train, zero_stage=config.deepspeed.zero_stage, workers=self.workers
+        )
         self.done = 0
         self.norms: list[float] = []
         self.walls: list[float] = []
@@ -82,7 +91,9 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """What a later Loop goes on from, as tensors and plain values. All workers must call."""
-        times = {key: torch.tensor(getattr(self, key), dtype=torch.float64) for key in ("norms", "walls", "cpus")}
+        times = {
+            key: torch.tensor(getattr(self, key), dtype=torch.float64) for key in ("norms", "walls", "cpus")
+        }
         return {"engine": self.engine.state(), "done": self.done, "kernel_path": self.kernel_path, **times}
 
     def step(self) -> dict[str, Any]:
@@ -90,17 +101,24 @@ class Loop:
         wall, cpu = time.perf_counter(), self._clock()
         train, number = self.config.train, self.done
         micro = self.batches.micro(number, rank=self.rank, workers=self.workers, accumulate=train.grad_accum)
-        lr = learning_rate(number, total=self.total, peak=train.lr, warmup=train.warmup, schedule=train.schedule)
+        lr = learning_rate(
+            number, total=self.total, peak=train.lr, warmup=train.warmup, schedule=train.schedule
+        )
 
         def loss(model: Any, batch: Split, index: int) -> Tensor:
             draws = Draws(self.config.seed, number, 0, index, self.rank)
-            value, output = training_loss(model, self._placed(batch), draws, self.objective, sparse=self.sparse)
+            value, output = training_loss(
+                model, self._placed(batch), draws, self.objective, sparse=self.sparse
+            )
             if self.kernel_path is None:
                 self.kernel_path = output.stats.get("path")
             return value
 
         mean, norm = self.engine.step(micro, loss, lr)
-        found = [float(value) for value in torch.stack([mean.float(), torch.as_tensor(norm).float().to(mean.device)]).tolist()]
+        found = [
+            float(value)
+            for value in torch.stack([mean.float(), torch.as_tensor(norm).float().to(mean.device)]).tolist()
+        ]
         self.done += 1
         self._fresh += 1
         took = time.perf_counter() - wall
@@ -121,7 +139,8 @@ class Loop:
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Metrics of the current weights on "val" or "test". All workers must call; all get the same."""
-        model, found = self.whole(), [{}]
+        model = self.whole()
+        found: list[dict[str, float]] = [{}]
         if self.rank == 0:
             found = [
                 evaluate(
@@ -171,7 +190,8 @@ class Loop:
         )
 
     def whole(self) -> nn.Module:
-        """A plain float32 network with the current weights: the trained one itself, or the shadow filled from it."""
+        """A plain float32 network with the current weights: the trained one itself, or the shadow filled
+        from it."""
         if self.engine.plain:
             return self.network
         weights = self.engine.weights()
@@ -188,14 +208,17 @@ class Loop:
         return self._shadow
 
     def peak_bytes(self) -> int:
-        """Peak memory of training: on GPU the allocator's; on CPU weights and optimiser state plus the allocation events of
+        """Peak memory of training: on GPU the allocator's; on CPU weights and optimiser state plus the
+        allocation events of
         one forward and backward pass over one micro-batch, taken on a network of its own.
         """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         config = self.config
         decides = {**config.hashed(), "micro": config.micro_batch, "threads": torch.get_num_threads()}
-        key = canonical_json({name: value for name, value in decides.items() if name not in ("seed", "train", "fold")})
+        key = canonical_json(
+            {name: value for name, value in decides.items() if name not in ("seed", "train", "fold")}
+        )
         key += config.train.precision
         if key not in _peaks:
             shadow = shadow_of(config, self.device).to(self._dtype)
@@ -210,7 +233,8 @@ class Loop:
         return self.engine.state_bytes() + _peaks[key]
 
     def throughput(self) -> dict[str, Any]:
-        """Median step time in ms and rates, over steps after warm-up without evaluation; and whether cores were shared."""
+        """Median step time in ms and rates, over steps after warm-up without evaluation; and whether cores
+        were shared."""
         if not self.walls:
             return {}
         median = statistics.median(self.walls)

@@ -1,4 +1,5 @@
-"""The loss of one micro-batch: the passes that the objective asks for, the task loss, and the network's own penalties."""
+"""The loss of one micro-batch: the passes that the objective asks for, the task loss, and the network's
+own penalties."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,8 +22,10 @@ def training_loss(
 ) -> tuple[torch.Tensor, Any]:
     """Scalar loss of `batch` under `objective` (None: the task loss alone), and the output of the last pass.
 
-    `model(inputs, key_mask=..., draws=...)` returns a HostOutput; its `losses` are added, averaged over passes. Concatenated
-    passes share one Draws, whose numbers cover the doubled batch; sequential ones differ in `pass_`. sparse: ask a language
+    `model(inputs, key_mask=..., draws=...)` returns a HostOutput; its `losses` are added, averaged over
+    passes. Concatenated
+    passes share one Draws, whose numbers cover the doubled batch; sequential ones differ in `pass_`.
+    sparse: ask a language
     model for the logits of counted targets alone, which saves its head for all others and changes no figure.
     """
     times = 1 if objective is None or objective.passes == "sequential" else objective.draws
@@ -33,14 +36,23 @@ def training_loss(
     asked: dict[str, Any] = {}
     if sparse:
         counted = (targets.flatten() != IGNORED).nonzero().squeeze(1)
-        asked["at"] = torch.cat([counted + copy * targets.numel() for copy in range(times)]) if times > 1 else counted
+        asked["at"] = (
+            torch.cat([counted + copy * targets.numel() for copy in range(times)]) if times > 1 else counted
+        )
         targets = targets.flatten()[counted]
     calls = 1 if objective is None or times > 1 else objective.draws
     outputs = [
-        model(inputs, key_mask=key_mask, draws=dataclasses.replace(draws, pass_=call) if call else draws, **asked)
+        model(
+            inputs,
+            key_mask=key_mask,
+            draws=dataclasses.replace(draws, pass_=call) if call else draws,
+            **asked,
+        )
         for call in range(calls)
     ]
-    logits = [part for output in outputs for part in (output.logits.chunk(times) if times > 1 else [output.logits])]
+    logits = [
+        part for output in outputs for part in (output.logits.chunk(times) if times > 1 else [output.logits])
+    ]
     loss = task_loss(logits, targets) if objective is None else objective.loss(logits, targets)
     for output in outputs:
         for penalty in output.losses.values():

@@ -1,4 +1,5 @@
-"""Gradient statistics of networks: a trial's own while it trains, and several mechanisms at the same weights."""
+"""Gradient statistics of networks: a trial's own while it trains, and several mechanisms at the same
+weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,8 @@ def batch_loss(
     objective: Objective | None = None,
     sparse: bool = False,
 ) -> LossFunction:
-    """The loss of a whole batch (index tensor into `split`), put through the model `micro` examples at a time.
+    """The loss of a whole batch (index tensor into `split`), put through the model `micro` examples at a
+    time.
 
     Draws depend on (seed, step, batch, draw, part) alone and never meet those of training.
     """
@@ -36,8 +38,12 @@ def batch_loss(
         parts = indices.split(micro)
         total: Any = 0.0
         for place, part in enumerate(parts):
-            place_of_draw = Draws(stable_seed(seed, "measuring"), step, micro_batch=(b * draws + r) * len(parts) + place)
-            value, _ = training_loss(model, moved(split.batch(part), device), place_of_draw, objective, sparse=sparse)
+            place_of_draw = Draws(
+                stable_seed(seed, "measuring"), step, micro_batch=(b * draws + r) * len(parts) + place
+            )
+            value, _ = training_loss(
+                model, moved(split.batch(part), device), place_of_draw, objective, sparse=sparse
+            )
             total = total + value * (len(part) / len(indices))
         return total
 
@@ -61,9 +67,12 @@ def paired_gradient_statistics(
 ) -> dict[str, GradientStatistics]:
     """Gradient statistics of several attention specifications at the same `weights`, on the same batches.
 
-    arms: label -> attention specification, or a list of them (labels are then their descriptions). weights: full float32
-    tensors by parameter name; parameters that an arm has beyond them start as `seed_parameters(seed)` leaves them, and names
-    that an arm lacks are not used. objectives: label -> canonical objective, where an arm trains with one. Whose weights these
+    arms: label -> attention specification, or a list of them (labels are then their descriptions).
+    weights: full float32
+    tensors by parameter name; parameters that an arm has beyond them start as `seed_parameters(seed)`
+    leaves them, and names
+    that an arm lacks are not used. objectives: label -> canonical objective, where an arm trains with one.
+    Whose weights these
     are is for the caller to record: it decides the answer.
     """
     named = arms if isinstance(arms, Mapping) else {describe(spec): spec for spec in arms}
@@ -76,7 +85,9 @@ def paired_gradient_statistics(
         network = build_host(host, canonical(spec, causal=host.causal), workload.signature)
         seed_parameters(network, seed)
         network.to(device).train()
-        own = {name: weights[name].to(device) if name in weights else p for name, p in network.named_parameters()}
+        own = {
+            name: weights[name].to(device) if name in weights else p for name, p in network.named_parameters()
+        }
         loss = batch_loss(
             split,
             seed=seed,
@@ -103,7 +114,8 @@ def shadow_statistics(
     rank: int,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Rows of the table `gradients` for a trial's own weights after `step` optimiser steps. All workers must call."""
+    """Rows of the table `gradients` for a trial's own weights after `step` optimiser steps. All workers
+    must call."""
     found = gradient_statistics(
         shadow,
         weights,

@@ -1,4 +1,5 @@
-"""From a trial's configuration to its workload and its network with initial weights; and the checks before anything starts."""
+"""From a trial's configuration to its workload and its network with initial weights; and the checks before
+anything starts."""
 
 import torch
 
@@ -30,7 +31,8 @@ def shadow_of(config: TrialConfig, device: torch.device) -> Network:
 
 
 def check_trial(config: TrialConfig) -> None:
-    """Raise UsageError for what can be known to fail before training: data, host, robustness kinds, batch size."""
+    """Raise UsageError for what can be known to fail before training: data, host, robustness kinds, batch
+    size."""
     workload = load_workload(config)
     check_host(config.host, workload.signature)
     check_kinds(config.measure.robustness, workload.signature)

@@ -1,9 +1,11 @@
-"""Training objectives that need the network's outputs of several passes: R-Drop and AttentionDrop's consistency.
+"""Training objectives that need the network's outputs of several passes: R-Drop and AttentionDrop's
+consistency.
 
-An objective draws the network `draws` times on the same inputs, each pass with random draws of its own, and turns the
-logits of all passes into a loss. It composes with every mechanism, because it only sees logits.
+An objective draws the network `draws` times on the same inputs, each pass with random draws of its own,
+and turns the logits of all passes into a loss. It composes with every mechanism, because it only sees logits.
 
-    p1, p2 (E, C)   class probabilities of the two passes for E counted examples (tokens of a language model count singly)
+    p1, p2 (E, C)   class probabilities of the two passes for E counted examples (tokens of a language
+    model count singly)
     KL(p1 || p2) = sum_c p1_c (log p1_c - log p2_c), summed over classes, averaged over examples
 """
 
@@ -21,8 +23,10 @@ IGNORED = -100
 class Objective(BaseModel):
     """Base of all objectives: parameters are its fields.
 
-    passes  "concatenated" puts both passes through the model as one doubled batch, whose halves draw apart; "sequential"
-            runs the model twice; time and memory differ, the loss's distribution does not. "auto" is concatenated unless a
+    passes  "concatenated" puts both passes through the model as one doubled batch, whose halves draw
+            apart; "sequential"
+            runs the model twice; time and memory differ, the loss's distribution does not. "auto" is
+            concatenated unless a
             mechanism draws once per call (blur's one sigma), since both halves would then share that draw.
     """
 
@@ -32,7 +36,8 @@ class Objective(BaseModel):
     passes: Literal["auto", "concatenated", "sequential"] = "auto"
 
     def loss(self, logits: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of the passes' `logits`, each (..., C), against `targets` (...) where -100 is not counted."""
+        """Scalar loss of the passes' `logits`, each (..., C), against `targets` (...) where -100 is not
+        counted."""
         raise NotImplementedError
 
 
@@ -41,8 +46,10 @@ class RDrop(Objective):
 
     L = -log p1(y) - log p2(y) + alpha / 2 (KL(p1 || p2) + KL(p2 || p1)), averaged over examples.
 
-    The paper's equation 3 adds the two likelihoods; its published code takes their mean, and alpha is tuned with that code.
-    `task` says which: "mean" (code, the default) or "sum" (equation; the same as half of alpha at twice the learning rate).
+    The paper's equation 3 adds the two likelihoods; its published code takes their mean, and alpha is
+    tuned with that code.
+    `task` says which: "mean" (code, the default) or "sum" (equation; the same as half of alpha at twice
+    the learning rate).
     """
 
     name: Literal["r_drop"] = "r_drop"
@@ -61,10 +68,12 @@ class Consistency(Objective):
 
     L = mean over both passes of the task loss + weight * KL(p1 || p2).
 
-    The paper writes one direction of KL and leaves open the gradient, the reduction and which pass bears the task loss.
+    The paper writes one direction of KL and leaves open the gradient, the reduction and which pass bears
+    the task loss.
     direction      "forward" KL(p1 || p2), "backward" KL(p2 || p1), "symmetric" their mean
     stop_gradient  "none", or the pass ("first", "second") that counts as a constant in the KL
-    reduction      "sum" over classes (default), or "mean", which makes the weight depend on the number of classes
+    reduction      "sum" over classes (default), or "mean", which makes the weight depend on the number of
+                   classes
     """
 
     name: Literal["consistency"] = "consistency"
@@ -120,11 +129,13 @@ def settle_passes(objective: dict[str, Any], attention: list[dict[str, Any]]) ->
     """
     from attnbench.attention.specification import read
 
-    per_call = [entry.mechanism.name for entry in read(attention) if entry.mechanism.draws_per_call(entry.settings)]
+    per_call = [
+        entry.mechanism.name for entry in read(attention) if entry.mechanism.draws_per_call(entry.settings)
+    ]
     if objective["passes"] == "concatenated" and per_call:
         raise UsageError(
-            f"objective {objective['name']}: passes: concatenated would give both passes the same draw, because "
-            f"{per_call[0]} draws once per call; passes: sequential keeps them apart"
+            f"objective {objective['name']}: passes: concatenated would give both passes the same draw, "
+            f"because {per_call[0]} draws once per call; passes: sequential keeps them apart"
         )
     if objective["passes"] == "auto":
         return {**objective, "passes": "sequential" if per_call else "concatenated"}
@@ -154,5 +165,7 @@ def canonical_objective(spec: str | dict[str, Any]) -> dict[str, Any]:
         key = ".".join(str(part) for part in fault["loc"])
         known = [field for field in OBJECTIVES[name].model_fields if field != "name"]
         if fault["type"] == "extra_forbidden":
-            raise UsageError(f"objective {name}: unknown parameter {key!r}; there are {', '.join(known)}") from error
+            raise UsageError(
+                f"objective {name}: unknown parameter {key!r}; there are {', '.join(known)}"
+            ) from error
         raise UsageError(f"objective {name}: {key}: {fault['msg']}, not {fault['input']!r}") from error

@@ -10,9 +10,11 @@ from attnbench.training.config import TrainConfig
 
 
 class FusedAdam(torch.optim.Adam):
-    """Adam and AdamW by torch's fused kernel, the same numbers and the same state as torch.optim with fused=True.
+    """Adam and AdamW by torch's fused kernel, the same numbers and the same state as torch.optim with
+    fused=True.
 
-    torch's own step imports the compiler at its first call (1.5 s of CPU time in every worker process) and sorts its tensors
+    torch's own step imports the compiler at its first call (1.5 s of CPU time in every worker process) and
+    sorts its tensors
     by device at every step, though here they all share one.
     """
 
@@ -26,7 +28,7 @@ class FusedAdam(torch.optim.Adam):
         getattr(method, "__wrapped__", method)(self, param_group)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             params = [parameter for parameter in group["params"] if parameter.grad is not None]

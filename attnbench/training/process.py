@@ -1,4 +1,5 @@
-"""What a process sets up once before its first trial: device, DeepSpeed without its noise, and the process group."""
+"""What a process sets up once before its first trial: device, DeepSpeed without its noise, and the process
+group."""
 
 import logging
 import os
@@ -16,9 +17,12 @@ from attnbench.errors import UsageError
 
 
 def choose_device(gpus: str | float) -> torch.device:
-    """The device of a trial that asks for `gpus`: "auto" is a GPU where there is one; more than 0 needs one."""
+    """The device of a trial that asks for `gpus`: "auto" is a GPU where there is one; more than 0 needs
+    one."""
     if gpus != "auto" and float(gpus) > 0 and not torch.cuda.is_available():
-        raise UsageError(f"resources.gpus is {gpus}, but this machine shows no GPU; gpus: auto uses one where there is one")
+        raise UsageError(
+            f"resources.gpus is {gpus}, but this machine shows no GPU; gpus: auto uses one where there is one"
+        )
     if torch.cuda.is_available() and (gpus == "auto" or float(gpus) > 0):
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
@@ -26,7 +30,8 @@ def choose_device(gpus: str | float) -> torch.device:
 
 @cache
 def load_deepspeed(device_type: str) -> Any:
-    """Import DeepSpeed for `device_type`, quiet, with its ops that would compile at first use switched off on CPU."""
+    """Import DeepSpeed for `device_type`, quiet, with its ops that would compile at first use switched off
+    on CPU."""
     if "deepspeed" not in sys.modules:
         os.environ["DS_ACCELERATOR"] = device_type
     # DeepSpeed refuses to start without it; every process of ours sees its own device first.
@@ -51,7 +56,8 @@ def load_deepspeed(device_type: str) -> Any:
 
     if get_accelerator().device_name().split(":")[0] != device_type:
         raise UsageError(
-            f"this process already trains on {get_accelerator().device_name()}; a trial on {device_type} needs a process of its own"
+            f"this process already trains on {get_accelerator().device_name()}; "
+            f"a trial on {device_type} needs a process of its own"
         )
     return deepspeed
 
@@ -71,7 +77,8 @@ def join_group(device: torch.device) -> tuple[int, int]:
 
 
 def settle(seed: int, threads: int) -> None:
-    """Fix the number of threads, on which sums depend, and every global random state, though no trial draws from one."""
+    """Fix the number of threads, on which sums depend, and every global random state, though no trial
+    draws from one."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     random.seed(seed)

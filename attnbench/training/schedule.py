@@ -6,7 +6,8 @@ import math
 def learning_rate(step: int, *, total: int, peak: float, warmup: float, schedule: str) -> float:
     """Learning rate of the 0-based optimiser `step` out of `total`.
 
-    The first round(warmup x total) steps rise linearly to `peak`; the rest stay there ("constant") or fall to zero, reached
+    The first round(warmup x total) steps rise linearly to `peak`; the rest stay there ("constant") or fall
+    to zero, reached
     one step after the last ("linear", "cosine"), so that no step is wasted at rate zero.
     """
     rising = round(warmup * total)

@@ -2,16 +2,15 @@
 
     result = run_trial(TrialConfig.parse({...}), sink)
 
-Trial does the same one evaluation interval at a time, so that a scheduler can stop it between two. At each evaluation step
-rows are flushed, then the checkpoint is written, then the report is returned; a killed trial made anew with the same sink and
-checkpoints replays the reports up to its checkpoint and goes on to the very figures of an undisturbed run.
+Trial does the same one evaluation interval at a time, so that a scheduler can stop it between two. At each
+evaluation step rows are flushed, then the checkpoint is written, then the report is returned; a killed
+trial made anew with the same sink and checkpoints replays the reports up to its checkpoint and goes on to
+the very figures of an undisturbed run.
 """
 
 import math
 import time
-import traceback
 from collections import deque
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from attnbench.training.checkpoint import Folder
 from attnbench.training.config import KeepAt, TrialConfig
 from attnbench.training.environment import git_version
 from attnbench.training.loop import Loop
+from attnbench.training.outcome import Diverged, TrialResult, status_of
 from attnbench.training.process import choose_device, join_group
 from attnbench.training.rows import QUALITY, final_row, report_of
 
@@ -32,27 +32,17 @@ FLUSH_S = 5.0
 """Step rows become durable at least this often, so that a running trial can be watched."""
 
 
-class Diverged(ArithmeticError):
-    """The loss is not a finite number."""
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """How a trial ended: status ok, stopped, diverged, out_of_memory or failed; error in one line; its row of `trials`."""
-
-    status: str
-    error: str | None
-    row: dict[str, Any]
-
-
 class Trial:
     """A trial that advances one evaluation interval at a time.
 
-    sink: where its rows go (None: memory); with several workers every one makes a Trial and only the first one's sink is
-    used. checkpoints: root folder of checkpoints, None for none. device: None chooses by resources.gpus. replay: whether
+    sink: where its rows go (None: memory); with several workers every one makes a Trial and only the first
+    one's sink is
+    used. checkpoints: root folder of checkpoints, None for none. device: None chooses by resources.gpus.
+    replay: whether
     `advance` first returns the reports that were recorded before the checkpoint.
 
-    Divergence, lack of memory and errors of a mechanism become a final row; nothing but KeyboardInterrupt and the like escapes.
+    Divergence, lack of memory and errors of a mechanism become a final row; nothing but KeyboardInterrupt
+    and the like escapes.
     """
 
     def __init__(
@@ -113,7 +103,8 @@ class Trial:
     def advance(self) -> dict[str, Any]:
         """Train to the next evaluation and return its report; on the last one, test and write the final row.
 
-        Keys: trial_id, step, epoch, seconds, train_loss, val_<metric>..., status ("running" or how it ended), error, done.
+        Keys: trial_id, step, epoch, seconds, train_loss, val_<metric>..., status ("running" or how it
+        ended), error, done.
         """
         if self._replay and self.result is None:
             return self._replay.popleft()
@@ -144,7 +135,9 @@ class Trial:
         cadence = train.eval_every * loop.steps_per_unit if train.eval_every else loop.total
         goal = min(loop.total, (loop.done // cadence + 1) * cadence)
         gradients = self.config.measure.gradients
-        keep_at = {at * loop.steps_per_unit: at for at in train.keep.at} if isinstance(train.keep, KeepAt) else {}
+        keep_at = (
+            {at * loop.steps_per_unit: at for at in train.keep.at} if isinstance(train.keep, KeepAt) else {}
+        )
         rows: list[dict[str, Any]] = []
         losses = []
         flushed = time.perf_counter()
@@ -172,7 +165,9 @@ class Trial:
         val = loop.evaluate("val")
         self._val = {f"val_{name}": value for name, value in val.items()}
         at = {"step": loop.done, "epoch": loop.done / loop.steps_per_epoch, "seconds": self.seconds}
-        rows.append({**at, "split": "val", **{n: val[n] for n in QUALITY if n in val}, "peak_bytes": self.peak_bytes})
+        rows.append(
+            {**at, "split": "val", **{n: val[n] for n in QUALITY if n in val}, "peak_bytes": self.peak_bytes}
+        )
         self.sink.steps(rows)
         if not math.isfinite(val["loss"]):
             raise Diverged(f"the validation loss is {val['loss']} at step {loop.done}")
@@ -257,7 +252,12 @@ class Trial:
             wall_s=self.wall_s,
             setup_s=self._setup_s,
             busy_s=self.seconds,
-            figures={"train_loss": self._train_loss, "peak_bytes": self.peak_bytes, **self._val, **(test or {})},
+            figures={
+                "train_loss": self._train_loss,
+                "peak_bytes": self.peak_bytes,
+                **self._val,
+                **(test or {}),
+            },
         )
         if self._code_changed:
             row["git_dirty"] = True
@@ -267,14 +267,22 @@ class Trial:
 
     def _report(self) -> dict[str, Any]:
         ended = self.result
-        at = {"step": 0, "epoch": 0} if self.loop is None else {
-            "step": self.loop.done,
-            "epoch": self.loop.done / self.loop.steps_per_epoch,
-        }
+        at = (
+            {"step": 0, "epoch": 0}
+            if self.loop is None
+            else {
+                "step": self.loop.done,
+                "epoch": self.loop.done / self.loop.steps_per_epoch,
+            }
+        )
         report = report_of(self.config, {**at, "seconds": self.seconds})
         report |= {"train_loss": self._train_loss, **self._val}
         if ended is not None:
-            report |= {key: value for key, value in ended.row.items() if key.startswith("test_") and value is not None}
+            report |= {
+                key: value
+                for key, value in ended.row.items()
+                if key.startswith("test_") and value is not None
+            }
             report |= {"status": ended.status, "error": ended.error, "done": True}
             self._last = report
         return report
@@ -294,16 +302,3 @@ def run_trial(
         return trial.result
     finally:
         trial.close()
-
-
-def status_of(error: Exception) -> tuple[str, str]:
-    """(status, one line) for what went wrong inside a trial."""
-    text = " ".join(str(error).split()) or "no message"
-    if isinstance(error, Diverged):
-        return "diverged", text
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if out_of_memory or "can't allocate memory" in text or "not enough memory" in text:
-        return "out_of_memory", text
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return "failed", f"{type(error).__name__}: {text}{where}"

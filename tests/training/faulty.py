@@ -12,7 +12,9 @@ from attnbench.attention import Mechanism, Parameters
 
 
 class FaultyParameters(Parameters):
-    fault: Literal["nan", "error", "memory", "interrupt", "kill"] = Field("nan", description="what goes wrong")
+    fault: Literal["nan", "error", "memory", "interrupt", "kill"] = Field(
+        "nan", description="what goes wrong"
+    )
     at: int = Field(3, ge=0, description="training passes before it does")
 
 

@@ -51,5 +51,5 @@ def test_measuring_batches_are_their_own_and_leave_the_training_order_alone():
 
 
 def test_a_batch_beyond_the_data_is_refused():
-    with pytest.raises(UsageError, match="train.batch 64 is more than the 50"):
+    with pytest.raises(UsageError, match=r"train\.batch 64 is more than the 50"):
         Batches(part(), 64, seed=0)

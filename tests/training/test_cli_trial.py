@@ -17,7 +17,9 @@ train: {steps: 4, batch: 32}
 
 
 def attnbench(*words, cwd):
-    return subprocess.run([sys.executable, "-m", "attnbench.cli.main", "trial", *words], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "attnbench.cli.main", "trial", *words], capture_output=True, text=True, cwd=cwd
+    )
 
 
 def test_a_trial_prints_its_figures_once_trained_and_again_without_training(tmp_path):
@@ -48,7 +50,9 @@ def test_a_trial_prints_its_figures_once_trained_and_again_without_training(tmp_
         (CONFIG.replace("digits", "cifar11"), "trial.yaml:2: workload"),
     ],
 )
-def test_bad_input_is_one_line_with_the_file_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys, text, said):
+def test_bad_input_is_one_line_with_the_file_and_leaves_nothing_behind(
+    tmp_path, monkeypatch, capsys, text, said
+):
     (tmp_path / "trial.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["attnbench", "trial", "trial.yaml"])

@@ -61,7 +61,9 @@ def test_the_id_is_the_same_in_another_process():
         "import json,sys; from attnbench.training import TrialConfig; "
         "print(TrialConfig.parse(json.loads(sys.argv[1])).trial_id)"
     )
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(BASE)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(BASE)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == changed().trial_id
 
 
@@ -107,7 +109,9 @@ def test_a_wrong_key_or_value_is_one_line_that_names_it(change, said):
 
 def test_a_file_with_a_wrong_key_is_named_with_its_line(tmp_path):
     path = tmp_path / "trial.yaml"
-    path.write_text("workload: digits\nhost: {kind: encoder}\nattention: softmax\ntrain:\n  epochs: 2\n  bath: 3\n")
+    path.write_text(
+        "workload: digits\nhost: {kind: encoder}\nattention: softmax\ntrain:\n  epochs: 2\n  bath: 3\n"
+    )
     with pytest.raises(UsageError, match=r"trial.yaml:6: train.bath: unknown key. Did you mean batch\?"):
         read_config(path)
 
@@ -133,4 +137,6 @@ def test_concatenated_passes_beside_a_draw_per_call_are_refused_and_auto_avoids_
     with pytest.raises(UsageError, match="attentiondrop_blur draws once per call"):
         changed(**blur, objective={"name": "consistency", "passes": "concatenated"})
     assert changed(**blur, objective="consistency").objective["passes"] == "sequential"
-    assert changed(attention="attentiondrop_hard", objective="consistency").objective["passes"] == "concatenated"
+    assert (
+        changed(attention="attentiondrop_hard", objective="consistency").objective["passes"] == "concatenated"
+    )

@@ -87,7 +87,11 @@ def test_estimates_average_to_the_variance_found_by_brute_force():
     within = (many[:, 0] - many[:, 1]).square().sum(-1).mean().item() / 2
     square = singles.mean(0).square().sum().item()
     estimates = [
-        total(gradient_statistics(MODEL, WEIGHTS, some_batches(200 + i, 8), 2, loss_with(900 + i), groups=GROUPS))
+        total(
+            gradient_statistics(
+                MODEL, WEIGHTS, some_batches(200 + i, 8), 2, loss_with(900 + i), groups=GROUPS
+            )
+        )
         for i in range(150)
     ]
     for column, truth in (("trace_total", variance), ("trace_mechanism", within), ("mean_sq_norm", square)):
@@ -97,7 +101,9 @@ def test_estimates_average_to_the_variance_found_by_brute_force():
 
 
 def test_without_randomness_nothing_is_the_mechanisms():
-    found = total(gradient_statistics(MODEL, WEIGHTS, some_batches(1, 5), 2, loss_with(0, p=0.0), groups=GROUPS))
+    found = total(
+        gradient_statistics(MODEL, WEIGHTS, some_batches(1, 5), 2, loss_with(0, p=0.0), groups=GROUPS)
+    )
     assert found["trace_mechanism"] == pytest.approx(0.0, abs=1e-8)
     assert found["trace_total"] == pytest.approx(found["trace_data"], rel=1e-6)
 
@@ -121,7 +127,9 @@ def total_of(rows):
 
 def test_the_gram_matrix_gives_the_statistics_back():
     row = total(gradient_statistics(MODEL, WEIGHTS, some_batches(2, 6), 2, loss_with(1), groups=GROUPS))
-    again = gradients._summed({"gram": torch.tensor(row["gram"], dtype=torch.float64).view(1, 12, 12)}, [0], 2)
+    again = gradients._summed(
+        {"gram": torch.tensor(row["gram"], dtype=torch.float64).view(1, 12, 12)}, [0], 2
+    )
     assert sum(again.traces()[1:]) == pytest.approx(row["trace_total"], rel=1e-9)
 
 
@@ -129,7 +137,11 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     variance = gradient_vectors(some_batches(100, 3000), 1, 7)[:, 0].var(0).sum().item()
     held = 0
     for i in range(120):
-        row = total(gradient_statistics(MODEL, WEIGHTS, some_batches(500 + i, 16), 2, loss_with(3000 + i), groups=GROUPS))
+        row = total(
+            gradient_statistics(
+                MODEL, WEIGHTS, some_batches(500 + i, 16), 2, loss_with(3000 + i), groups=GROUPS
+            )
+        )
         held += row["trace_total_low"] <= variance <= row["trace_total_high"]
     assert held >= 0.85 * 120
 

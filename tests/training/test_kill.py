@@ -24,7 +24,16 @@ measure: {{gradients: {{every: 20, batches: 2, draws: 2}}, robustness: [clean, n
 
 
 def run(path, results, kill_at=None):
-    words = [sys.executable, "-m", "attnbench.cli.main", "trial", str(path), "--results", str(results), "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "attnbench.cli.main",
+        "trial",
+        str(path),
+        "--results",
+        str(results),
+        "--json",
+    ]
     environment = os.environ | ({} if kill_at is None else {"KILL_AT": str(kill_at)})
     return subprocess.run(words, capture_output=True, text=True, env=environment)
 

@@ -36,7 +36,9 @@ def test_r_drop_is_the_mean_likelihood_plus_alpha_times_the_mean_of_both_directi
     a, b = likelihoods()
     kl = (by_hand(*LOGITS) + by_hand(*LOGITS[::-1])) / 2
     assert RDrop(alpha=0.7).loss(LOGITS, TARGETS).item() == pytest.approx((a + b) / 2 + 0.7 * kl, rel=1e-5)
-    assert RDrop(alpha=0.7, task="sum").loss(LOGITS, TARGETS).item() == pytest.approx(a + b + 0.7 * kl, rel=1e-5)
+    assert RDrop(alpha=0.7, task="sum").loss(LOGITS, TARGETS).item() == pytest.approx(
+        a + b + 0.7 * kl, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,9 @@ def test_ignored_targets_count_in_no_term():
     logits = [one[None].repeat(2, 1, 1) for one in LOGITS]
     targets = torch.stack([TARGETS, torch.full_like(TARGETS, -100)])
     for objective in (RDrop(), Consistency()):
-        assert objective.loss(logits, targets).item() == pytest.approx(objective.loss(LOGITS, TARGETS).item(), rel=1e-6)
+        assert objective.loss(logits, targets).item() == pytest.approx(
+            objective.loss(LOGITS, TARGETS).item(), rel=1e-6
+        )
 
 
 def test_canonical_writes_every_parameter_out_and_builds_back():

@@ -1,5 +1,7 @@
 """The learning rate."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_the_constant_schedule_stays_and_the_others_fall_to_nearly_zero():
     assert rates("cosine")[55] == pytest.approx(0.25)
     for schedule in ("linear", "cosine"):
         found = rates(schedule)
-        assert 0 < found[-1] < 0.02 and all(a >= b for a, b in zip(found[10:], found[11:], strict=False))
+        assert 0 < found[-1] < 0.02 and all(a >= b for a, b in pairwise(found[10:]))
 
 
 @given(

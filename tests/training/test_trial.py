@@ -47,7 +47,9 @@ def test_a_trial_ends_ok_with_its_figures(make):
 
 def test_every_column_written_exists_in_the_tables(make):
     # MemorySink refuses unknown columns as the store does
-    config = make(HARD, measure={"gradients": {"every": 3, "batches": 2, "draws": 2}, "robustness": ["clean", "noise"]})
+    config = make(
+        HARD, measure={"gradients": {"every": 3, "batches": 2, "draws": 2}, "robustness": ["clean", "noise"]}
+    )
     result, tables = rows(config)
     assert result.status == "ok"
     assert {r["kind"] for r in tables["robustness"]} == {"clean", "noise"}
@@ -285,7 +287,14 @@ def test_peak_memory_on_cpu_is_repeatable_and_grows_with_the_batch(make):
 
 def test_language_models_and_recall_train_too(make):
     host = {"kind": "decoder", "layers": 1, "width": 16, "heads": 2}
-    recall = {"name": "mqar", "vocabulary": 64, "length": 16, "pairs": 2, "examples": 256, "test_examples": 64}
+    recall = {
+        "name": "mqar",
+        "vocabulary": 64,
+        "length": 16,
+        "pairs": 2,
+        "examples": 256,
+        "test_examples": 64,
+    }
     for objective in (None, "r_drop"):
         result, _ = rows(make(workload=recall, host=host, objective=objective))
         assert result.status == "ok", result.error

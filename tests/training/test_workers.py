@@ -50,7 +50,9 @@ def by_two(folder: Path) -> list:
     given = json.dumps({**GIVEN, "resources": {"workers": 2}})
     arguments = [sys.executable, "-c", WORKER]
     workers = [
-        subprocess.Popen([*arguments, str(rank), str(folder / "store"), given, str(folder / "c")], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [*arguments, str(rank), str(folder / "store"), given, str(folder / "c")], stdout=subprocess.PIPE
+        )
         for rank in range(2)
     ]
     outputs = [worker.communicate(timeout=300)[0] for worker in workers]

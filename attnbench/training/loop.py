@@ -7,6 +7,8 @@ given; see trial.py.
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,6 +83,7 @@ class Loop:
         self._fresh = 0  # steps that this process has made
         self._clock = time.thread_time if config.resources.cpus == 1 else time.process_time
         self._shadow: nn.Module | None = None
+        self._gpu_peak = 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         if state is not None:
@@ -142,15 +145,10 @@ class Loop:
         model = self.whole()
         found: list[dict[str, float]] = [{}]
         if self.rank == 0:
-            found = [
-                evaluate(
-                    model,
-                    self.workload.split(part),
-                    batch=max(256, self.config.micro_batch),
-                    device=self.device,
-                    metric=self.workload.metric,
-                )
-            ]
+            split, metric = self.workload.split(part), self.workload.metric
+            size = max(256, self.config.micro_batch)
+            with self._apart():
+                found = [evaluate(model, split, batch=size, device=self.device, metric=metric)]
         if self.workers > 1:
             dist.broadcast_object_list(found, device=self.device)
         return found[0]
@@ -161,7 +159,8 @@ class Loop:
         if not kinds or self.rank:
             return []
         test = self.workload.split("test")
-        return robustness(model, self.workload, test, kinds, seed=self.config.seed, device=self.device)
+        with self._apart():
+            return robustness(model, self.workload, test, kinds, seed=self.config.seed, device=self.device)
 
     def gradient_rows(self) -> list[dict[str, Any]]:
         """Rows of the table `gradients` at the current weights. All workers must call."""
@@ -177,17 +176,18 @@ class Loop:
             objective=self.objective,
             sparse=self.sparse,
         )
-        return shadow_statistics(
-            self.shadow(),
-            self.engine.weights(),
-            self.batches,
-            loss,
-            step=self.done,
-            count=asked.batches,
-            draws=asked.draws,
-            rank=self.rank,
-            workers=self.workers,
-        )
+        with self._apart():
+            return shadow_statistics(
+                self.shadow(),
+                self.engine.weights(),
+                self.batches,
+                loss,
+                step=self.done,
+                count=asked.batches,
+                draws=asked.draws,
+                rank=self.rank,
+                workers=self.workers,
+            )
 
     def whole(self) -> nn.Module:
         """A plain float32 network with the current weights: the trained one itself, or the shadow filled
@@ -213,7 +213,8 @@ class Loop:
         one forward and backward pass over one micro-batch, taken on a network of its own.
         """
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
+            self._gpu_peak = max(self._gpu_peak, torch.cuda.max_memory_allocated(self.device))
+            return self._gpu_peak
         config = self.config
         decides = {**config.hashed(), "micro": config.micro_batch, "threads": torch.get_num_threads()}
         key = canonical_json(
@@ -231,6 +232,16 @@ class Loop:
 
             _peaks[key] = peak_bytes(pass_, self.device)
         return self.engine.state_bytes() + _peaks[key]
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Keeps what is measured inside out of the peak memory of training."""
+        if self.device.type != "cuda":
+            yield
+            return
+        self.peak_bytes()
+        yield
+        torch.cuda.reset_peak_memory_stats(self.device)
 
     def throughput(self) -> dict[str, Any]:
         """Median step time in ms and rates, over steps after warm-up without evaluation; and whether cores

@@ -116,7 +116,7 @@ def from_logs(logs: Iterable[float]) -> Interval:
     found = paired_interval(list(logs))
 
     def back(value: float) -> float:
-        return math.expm1(min(value, 700.0))
+        return math.expm1(value) if value < 700 else math.inf
 
     return Interval(back(found.estimate), back(found.low), back(found.high), found.n, found.sd, found.p)
 

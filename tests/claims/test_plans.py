@@ -39,3 +39,19 @@ def test_what_a_claim_needs_is_measured(tmp_path):
 def test_an_unknown_tier_is_refused_with_those_that_exist(tmp_path):
     with pytest.raises(UsageError, match="cpu, gpu"):
         steps_for("x", find("AD-ACC-1"), "tpu", tmp_path)
+
+
+def test_a_cost_claim_is_measured_once_and_judged_from_its_rows(tmp_path, monkeypatch):
+    """The real measurement at a size that takes seconds; a second call reads what is there."""
+    from attnbench.claims import costs, verify
+    from attnbench.results import load
+
+    monkeypatch.setattr(costs, "SHAPES", {"cpu": {"batch": 2, "heads": 2, "head_dim": 4}})
+    monkeypatch.setattr(costs, "LENGTHS", {"cpu": [8]})
+    real = costs.cost_document
+    monkeypatch.setattr("attnbench.claims.plans.cost_document", lambda *a: {**real(*a), "limit_s": 0.2})
+    found = verify("AD-OV-5", results=tmp_path)
+    assert {v.claim for v in found} == {"AD-OV-5"} and len(found) == 4  # two arms, eager and fused baseline
+    assert all("bit for bit" in v.reason or "against itself" in v.reason for v in found)
+    rows = len(load("cost_ratios", tmp_path))
+    assert len(verify("AD-OV-5", results=tmp_path)) == 4 and len(load("cost_ratios", tmp_path)) == rows

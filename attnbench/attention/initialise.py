@@ -26,7 +26,7 @@ def seed_parameters(model: nn.Module, seed: int) -> None:
             visit(child)
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
-            # not torch.manual_seed: without a GPU it queues a call for one, with its stack, at every module of every trial
+            # Not torch.manual_seed: without a GPU it queues a call for one, with its stack, at every module.
             chosen = stable_seed(seed, names[module])
             torch.default_generator.manual_seed(chosen)
             for device in devices:

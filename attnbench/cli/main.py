@@ -1,4 +1,4 @@
-"""Entry point of `attnbench`: collects the command groups and turns UsageError into one line and exit code 2."""
+"""Entry point of `attnbench`: collects the command groups; UsageError becomes one line and exit code 2."""
 
 import importlib
 import os
@@ -8,7 +8,20 @@ import typer
 
 from attnbench.errors import UsageError
 
-GROUPS = ("run", "attention", "trial", "cost", "compare", "query", "claims", "report", "mlflow", "service", "data", "doctor")
+GROUPS = (
+    "run",
+    "attention",
+    "trial",
+    "cost",
+    "compare",
+    "query",
+    "claims",
+    "report",
+    "mlflow",
+    "service",
+    "data",
+    "doctor",
+)
 
 
 def application() -> typer.Typer:
@@ -36,7 +49,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        print("attnbench: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "attnbench: interrupted; what was finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

@@ -211,6 +211,7 @@ def test_a_misspelt_metric_or_baseline_gets_the_nearest_name(tmp_path, metric, b
         compare(frame, metric, baseline)
 
 
+@pytest.mark.slow
 def test_null_arms_are_called_better_or_worse_in_at_most_five_percent_of_families(tmp_path):
     import numpy as np
 

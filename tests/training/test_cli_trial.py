@@ -17,22 +17,30 @@ train: {steps: 4, batch: 32}
 
 
 def attnbench(*words, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "attnbench.cli.main", "trial", *words], capture_output=True, text=True, cwd=cwd
-    )
+    command = [sys.executable, "-m", "attnbench.cli.main", "trial", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
-def test_a_trial_prints_its_figures_once_trained_and_again_without_training(tmp_path):
+def here(monkeypatch, capsys, *words):
+    """The row that the command prints when it runs in this process."""
+    monkeypatch.setattr(sys, "argv", ["attnbench", "trial", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_trial_prints_its_figures_once_trained_and_again_without_training(tmp_path, monkeypatch, capsys):
     (tmp_path / "trial.yaml").write_text(CONFIG)
     first = attnbench("trial.yaml", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "softmax on digits, seed 0: ok" in first.stdout and "test_accuracy" in first.stdout
     assert first.stderr == ""
-    second = attnbench("trial.yaml", "--json", cwd=tmp_path)
-    row = json.loads(second.stdout)
+    monkeypatch.chdir(tmp_path)
+    row = here(monkeypatch, capsys, "trial.yaml", "--json")
     assert row["status"] == "ok" and row["attempt"] == 1
-    fresh = attnbench("trial.yaml", "--json", "--fresh", cwd=tmp_path)
-    again = json.loads(fresh.stdout)
+    assert len(list((tmp_path / "results").rglob("trials/**/*.parquet"))) == 1
+    again = here(monkeypatch, capsys, "trial.yaml", "--json", "--fresh")
     assert again["test_loss"] == row["test_loss"]
     assert len(list((tmp_path / "results").rglob("trials/**/*.parquet"))) == 2
 

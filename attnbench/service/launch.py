@@ -94,6 +94,11 @@ def _environment(session: Session) -> dict[str, str]:
         processes.MARKER: session.temp_dir,
         # Ray's memory monitor takes a whole sweep down; trials guard their own memory instead.
         "RAY_memory_monitor_refresh_ms": "0",
+        # Ray's workers give way to everything else (niceness 15); here they are the work.
+        "RAY_worker_niceness": "0",
+        # A trial's workers talk through loopback, not where the host's name points.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         # Two more ports that Ray fixes unless told otherwise.
         "AUTOSCALER_METRIC_PORT": str(session.ports["autoscaler_metrics"]),

@@ -20,7 +20,7 @@ def pack(job: Path, into: Path, overrides: Sequence[str] = ()) -> tuple[Path, li
     """Copy `job` and the mechanism files that it or `overrides` (key=value) name into the empty folder.
 
     Returns the specification's path below `into`, and the overrides to run it with there. A file below the
-    current directory keeps its relative path, so that trials keep their ids whether they run here or as a job.
+    current directory keeps its relative path, so that trials keep their ids wherever they run.
     One from elsewhere is put under OUTSIDE, and its name changes in the copy and in the overrides.
     """
     texts = [job.read_text(encoding="utf-8"), *overrides]

@@ -30,6 +30,8 @@ class TrialActor(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        # Where Ray was started by others Tune has changed the directory: its own switch is not set there.
+        prepare_process(new_config)
         if self.seat is not None:
             self.seat.close()
         self.seat = Seat(new_config, self.bench)

@@ -1,12 +1,17 @@
 """One service for all tests of this folder: `attnbench up` takes 10 to 20 s."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+
+from attnbench.service import processes
 
 Attnbench = Callable[..., subprocess.CompletedProcess]
 
@@ -27,6 +32,20 @@ def attnbench_in(state: Path) -> Attnbench:
         )
 
     return command
+
+
+def listening(temp_dir: str) -> list[tuple[str, Any]]:
+    """(process name, address) of every socket on which a process of the session listens."""
+    found = []
+    for process in processes.find(temp_dir):
+        with contextlib.suppress(psutil.Error):
+            name = process.name()
+            found += [
+                (name, one.laddr)
+                for one in process.net_connections("inet")
+                if one.status == psutil.CONN_LISTEN
+            ]
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.service.state import Session
+from tests.service.conftest import listening
+
 MECHANISM = '''
 """A user's own mechanism."""
 from attnbench.attention import Mechanism
@@ -29,6 +32,7 @@ def specification(folder: Path, name: str, steps: int) -> Path:
         "host: {kind: encoder, layers: 1, width: 16, heads: 2, patch: 4}\n"
         "attention: [softmax, 'ideas/halved.py:Halved']\n"
         f"train: {{steps: {steps}, batch: 16}}\n"
+        "seeds: 2\n"  # more trials than actors: some run in an actor that had another before
     )
     return folder / f"{name}.yaml"
 
@@ -56,9 +60,9 @@ def test_a_submitted_sweep_ends_with_a_row_for_every_trial(attnbench, up, result
     ended = rows(
         attnbench, results, "select arm, status, attention from trials where sweep = 'sent' order by arm"
     )
-    assert [(row["arm"], row["status"]) for row in ended] == [("Halved", "ok"), ("softmax", "ok")]
+    assert [(row["arm"], row["status"]) for row in ended] == [("Halved", "ok")] * 2 + [("softmax", "ok")] * 2
     assert "ideas/halved.py:Halved" in str(ended[0]["attention"])
-    assert "2 ok of 2 trials" in attnbench("jobs", "logs", sent.stdout.strip()).stdout
+    assert "4 ok of 4 trials" in attnbench("jobs", "logs", sent.stdout.strip()).stdout
 
 
 @pytest.mark.slow
@@ -75,7 +79,9 @@ def test_a_job_that_fails_is_told_by_the_exit_code(attnbench, up, results, tmp_p
     ended = rows(
         attnbench, results, "select arm, status, error from trials where sweep = 'fails' order by arm"
     )
-    assert [(row["arm"], row["status"]) for row in ended] == [("Halved", "failed"), ("softmax", "ok")]
+    assert [(row["arm"], row["status"]) for row in ended] == [("Halved", "failed")] * 2 + [
+        ("softmax", "ok")
+    ] * 2
     assert "broken" in ended[0]["error"]
 
 
@@ -109,8 +115,26 @@ def test_a_stopped_sweep_is_marked_as_interrupted_and_goes_on_when_sent_again(
 
 
 @pytest.mark.slow
+def test_the_workers_of_a_trial_listen_on_loopback_alone(attnbench, up, state, results, tmp_path):
+    session = Session(**json.loads((state / "service.json").read_text()))
+    job = specification(tmp_path, "shared", 100)
+    job.write_text(job.read_text() + "resources: {workers: 2}\ndeepspeed: {zero_stage: 2}\n")
+    sent = attnbench("submit", job, cwd=tmp_path).stdout.strip()
+    seen: dict[int, tuple[str, str]] = {}
+    end = time.monotonic() + 300
+    while json.loads(attnbench("jobs", "status", sent, "--json").stdout)["status"] in ("PENDING", "RUNNING"):
+        assert time.monotonic() < end, attnbench("jobs", "logs", sent).stdout
+        for process, address in listening(session.temp_dir):
+            seen[address.port] = (process, address.ip.removeprefix("::ffff:"))
+    ended = rows(attnbench, results, "select status, workers from trials where sweep = 'shared'")
+    assert [(row["status"], row["workers"]) for row in ended] == [("ok", 2)] * 4
+    assert any("TrainWorker" in process for process, _ in seen.values())
+    assert {address for _, address in seen.values()} == {"127.0.0.1"}
+
+
+@pytest.mark.slow
 def test_run_joins_the_service_by_address_auto(attnbench, up, results, tmp_path):
     job = specification(tmp_path, "joined", 5)
     joined = attnbench("run", job, "--address", "auto", "--results", results, cwd=tmp_path)
     assert joined.returncode == 0, joined.stderr
-    assert "2 ok of 2 trials" in joined.stdout
+    assert "4 ok of 4 trials" in joined.stdout

@@ -16,6 +16,7 @@ from attnbench.service import processes
 from attnbench.service.http import get_json
 from attnbench.service.jobs import JobClient
 from attnbench.service.state import Session
+from tests.service.conftest import listening
 
 pytestmark = pytest.mark.usefixtures("up")
 
@@ -141,15 +142,13 @@ def test_everything_that_listens_does_so_on_loopback(session, client):
     job = client.submit(f"exec {sys.executable} -c '{task}'", name="listen")
     while "ready" not in client.logs(job):
         assert client.wait(job, limit_s=0) in ("PENDING", "RUNNING")
-    listening = [
-        connection.laddr for process in processes.find(session.temp_dir) for connection in _listening(process)
-    ]
+    found = [address for _, address in listening(session.temp_dir)]
     client.stop(job)
     client.wait(job, limit_s=30)
-    assert {address.port for address in listening} >= {
+    assert {address.port for address in found} >= {
         session.ports[part] for part in ("ray", "dashboard", "mlflow")
     }
-    assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    assert {address.ip.removeprefix("::ffff:") for address in found} == {"127.0.0.1"}
 
 
 def test_mlflow_answers_on_a_database_beside_the_results(session, results):
@@ -179,10 +178,3 @@ def test_down_ends_every_process_of_the_service_and_nothing_else(attnbench, sess
     again = attnbench("down")
     assert again.returncode == 0 and "not running" in again.stdout
     assert attnbench("status").returncode == 1
-
-
-def _listening(process: psutil.Process) -> list:
-    try:
-        return [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
-    except psutil.Error:
-        return []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
@@ -63,6 +64,12 @@ def test_equal_differences_are_a_point():
 def test_holm_gives_the_worked_example_of_its_textbook():
     # Four p values 0.01, 0.04, 0.03, 0.005: sorted .005*4, .01*3, .03*2, .04*1, then the running maximum.
     assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@settings(max_examples=10, deadline=None)
+def test_holm_is_statsmodels_holm(ps):
+    assert s.holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-12)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

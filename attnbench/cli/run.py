@@ -72,6 +72,7 @@ def run(
         mirror=mlflow,
         quiet=quiet,
         cpus=cpus,
+        ends_with_it=True,
     )
     _print_outcome(outcome, results, as_json)
     if not outcome.ok:

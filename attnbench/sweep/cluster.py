@@ -2,6 +2,7 @@
 the plan is made.
 """
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -41,6 +42,9 @@ LOCAL_SETTINGS = {
     "RAY_memory_monitor_refresh_ms": "0",
     # Ray's workers give way to everything else (niceness 15); here they are the work.
     "RAY_worker_niceness": "0",
+    # What the workers of a trial say to each other goes through loopback, not where the host's name points.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
 
 
@@ -104,6 +108,18 @@ class Cluster:
         if self.folder is not None:
             _end_processes(self.folder)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """For a process that ends now: kill what has been started, and wait for nothing.
+
+        Ray's own clean-up would first wait for the start to finish, some seconds after the user has read why.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray sends it to its driver when its node is gone
+        if self.folder is not None:
+            _end_processes(self.folder, patience_s=0.0)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        atexit.register(os._exit, 2)  # before the clean-ups that were registered earlier
 
     def _hold(self) -> None:
         """Connect, and stay: Linux kills Ray's processes when the thread that started them ends, not the
@@ -190,7 +206,7 @@ def remove_leftovers() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end_processes(folder: Path) -> None:
+def _end_processes(folder: Path, patience_s: float = 1.0) -> None:
     """TERM, then KILL, every process of ours whose command line names the session's folder."""
     import psutil
 
@@ -206,7 +222,7 @@ def _end_processes(folder: Path) -> None:
                     found.append(process)
         return found
 
-    for sign, patience_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
+    for sign in (signal.SIGTERM, signal.SIGKILL):
         left = ours()
         if not left:
             return

@@ -1,5 +1,6 @@
 """Runs a sweep through Ray Tune: reused actors, one ladder per arm, resumed from our own tables."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -51,16 +52,32 @@ class Outcome:
 def run_file(
     path: str | Path, results: str | Path, *, overrides: Sequence[str] = (), address: str | None = None,
     fresh: bool = False, mirror: bool = True, quiet: bool = False, cpus: int | None = None,
+    ends_with_it: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Read the specification at `path` while the cluster starts, then run it; see `run_sweep`."""
+    """Read the specification at `path` while the cluster starts, then run it; see `run_sweep`.
+
+    ends_with_it: this process ends when the specification is refused, so that nothing need be waited for.
+    """
     from attnbench.sweep.document import Document
 
     started = time.monotonic()
     Document(path, overrides)  # a file that is no YAML costs no cluster
+    made = not Path(results).exists()
     Store(results).ensure_writable()
-    cluster = Cluster(address, cpus).start()
+    cluster: Cluster | None = None
     try:
+        cluster = Cluster(address, cpus).start()
         sweep = read_specification(path, overrides)
+    except UsageError:
+        if made:
+            with contextlib.suppress(OSError):
+                Path(results).rmdir()
+        if cluster is not None and ends_with_it:
+            cluster.abandon()
+        elif cluster is not None:
+            cluster.close()
+        raise
+    try:
         return run_sweep(
             sweep, results, cluster=cluster, fresh=fresh, mirror=mirror, quiet=quiet, started=started
         )

@@ -37,7 +37,7 @@ class Resuming(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         if not self.trials:
             self._controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            # Tune keeps one idle actor at most: at each rung the pool would shrink, and pay its imports again.
+            # Tune keeps one idle actor at most: at each rung the pool would shrink, and pay imports again.
             self._controller._actor_cache.increase_max(trial.placement_group_factory, by=self.pool)
             # Tune gives its actors an environment of their own, for which Ray starts new processes although
             # it holds started ones ready; what its variables say the actor sets itself.

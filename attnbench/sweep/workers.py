@@ -11,14 +11,18 @@ the trial goes on from its checkpoint.
 
 import asyncio
 import os
+import pickle
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import ray
+from ray.experimental import internal_kv
+from ray.util.placement_group import get_current_placement_group, remove_placement_group
 
 READY_S = 300.0
+END_S = 8.0
 LOOK_EVERY_S = 5.0
 IDLE_S = int(timedelta(days=7).total_seconds())
 
@@ -55,10 +59,15 @@ class Group:
 
     def __init__(self, settings: Mapping[str, Any]):
         os.environ.update(TRAIN_SETTINGS)
+        self.register = f"attnbench/{settings['pool']}/workers/".encode()
+        self._free_what_dead_proxies_held()
         self.desk: Any = ray.remote(num_cpus=0)(Desk).remote()
         self.failure: str | None = None
-        threading.Thread(target=self._fit, args=(dict(settings),), name="trainer", daemon=True).start()
-        self._ask(("hello", None), limit_s=READY_S)
+        self.thread = threading.Thread(target=self._fit, args=(dict(settings),), name="trainer", daemon=True)
+        self.thread.start()
+        self.held = self._ask(("hello", None), limit_s=READY_S)
+        own = str(ray.get_runtime_context().get_actor_id()).encode()
+        internal_kv._internal_kv_put(self.register + own, pickle.dumps(self.held))
 
     def open(self, settings: Mapping[str, Any]) -> None:
         self._ask(("open", dict(settings)))
@@ -73,21 +82,37 @@ class Group:
         self._ask(("close", None))
 
     def end(self) -> None:
+        """Let the trainer return: only then does Ray Train free what its workers held."""
         if self.failure is None:
             self.desk.ask.remote(("end", None))
+            self.thread.join(END_S)
+        remove_placement_group(self.held)
+
+    def _free_what_dead_proxies_held(self) -> None:
+        """Placement groups of proxies that were killed stay reserved until the job ends.
+
+        Ray Train's own cleaner finds dead controllers through the dashboard, which a cluster of ours has not.
+        """
+        for key in internal_kv._internal_kv_list(self.register):
+            actor = key.removeprefix(self.register).decode()
+            if ray._private.state.actors(actor).get("State") == "DEAD":
+                remove_placement_group(pickle.loads(internal_kv._internal_kv_get(key)))
+                internal_kv._internal_kv_del(key)
 
     def _fit(self, settings: dict[str, Any]) -> None:
         """The trainer's whole life; a group that ends by itself takes this process along, and Tune makes
         another.
         """
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
+
+        from attnbench.sweep.loopback import torch_config
 
         cpus, gpus = settings["cpus"], settings["gpus"]
         trainer = TorchTrainer(
             serve,
             train_loop_config={"desk": self.desk, "settings": settings},
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=IDLE_S),
+            torch_config=torch_config("nccl" if gpus else "gloo", IDLE_S),
             scaling_config=ScalingConfig(
                 num_workers=settings["workers"],
                 use_gpu=bool(gpus),
@@ -143,7 +168,9 @@ def serve(config: dict[str, Any]) -> None:
             return
         try:
             answer: Any = None
-            if name != "hello":
+            if name == "hello":
+                answer = get_current_placement_group()
+            else:
                 answer = getattr(bench, name)(*([value] if value is not None else []))
             outcome = ("ok", answer)
         except Exception as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 
 class Diverged(ArithmeticError):
@@ -22,9 +23,19 @@ class TrialResult:
     row: dict[str, Any]
 
 
+class WorkerLost(BaseException):
+    """Another worker of the group died: no fault of the trial's, which goes on from its checkpoint elsewhere.
+
+    Not an Exception, so that nothing turns it into a final row.
+    """
+
+
 def status_of(error: Exception) -> tuple[str, str]:
-    """(status, one line) for what went wrong inside a trial."""
+    """(status, one line) for what went wrong inside a trial. Raises WorkerLost if another worker died."""
     text = " ".join(str(error).split()) or "no message"
+    network = isinstance(error, dist.DistBackendError | dist.DistNetworkError)
+    if network or ("gloo" in text and "by peer" in text):
+        raise WorkerLost(text) from error
     if isinstance(error, Diverged):
         return "diverged", text
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -54,12 +54,12 @@ def run(cluster, tmp_path):
     return go
 
 
-def actor_pids() -> list[int]:
-    """Processes of this test's own trial actors."""
+def actor_pids(kind: str = "TrialActor") -> list[int]:
+    """Processes of this test's own actors: of trials, or of another kind of Ray's."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline() and process.cmdline()[0].startswith("ray::TrialActor"):
+            if process.cmdline() and process.cmdline()[0].startswith(f"ray::{kind}"):
                 found.append(process.pid)
         except psutil.Error:
             continue

@@ -1,5 +1,6 @@
 """Sweeps through real Ray: every requested trial ends as exactly one row, whatever is killed on the way."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -96,23 +97,8 @@ def test_asha_runs_one_scheduler_per_arm(run, specification, tmp_path):
 
 def test_a_worker_killed_in_mid_training_goes_on_from_its_checkpoint(run, specification, tmp_path):
     path = specification("killed", train={"steps": 240, "batch": 32, "lr": 3e-3, "eval_every": 20})
-    checkpoints, killed = tmp_path / "results" / "checkpoints", []
-
-    def kill_when_it_has_a_checkpoint():
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not killed:
-            if checkpoints.exists() and any(
-                file.is_file() and not file.name.startswith(".") for file in checkpoints.rglob("*")
-            ):
-                for pid in actor_pids():
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-            time.sleep(0.01)
-
-    killer = threading.Thread(target=kill_when_it_has_a_checkpoint)
-    killer.start()
-    outcome = run(path)
-    killer.join()
+    with killed_when_there_is_a_checkpoint(tmp_path / "results", "TrialActor") as killed:
+        outcome = run(path)
     assert killed and outcome.ok and outcome.counts == {"ok": 1}
     [row] = one_row_each(tmp_path / "results", "killed").values()
     assert row["attempt"] == 1 and row["steps"] == 240 and row["pid"] not in killed
@@ -186,6 +172,25 @@ def test_a_worker_that_hangs_is_ended_as_failed(run, specification, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_workers_share_each_trial_and_a_killed_one_costs_only_what_its_checkpoint_lacks(
+    run, specification, tmp_path
+):
+    train = {"steps": 120, "batch": 32, "lr": 3e-3, "eval_every": 10}
+    path = specification("pairs", train=train, seeds=3, resources={"workers": 2}, deepspeed={"zero_stage": 2})
+    assert run(path, results=tmp_path / "undisturbed").counts == {"ok": 3}
+    wanted = one_row_each(tmp_path / "undisturbed", "pairs")
+    assert {row["workers"] for row in wanted.values()} == {2}
+    for kind in ("RayTrainWorker", "TrialActor"):
+        results = tmp_path / kind
+        with killed_when_there_is_a_checkpoint(results, kind) as killed:
+            outcome = run(path, results=results)
+        assert killed and outcome.counts == {"ok": 3}
+        found = one_row_each(results, "pairs")
+        assert {row["attempt"] for row in found.values()} == {1}
+        assert all(abs(row["val_loss"] - wanted[key]["val_loss"]) < 1e-6 for key, row in found.items())
+
+
+@pytest.mark.slow
 def test_halving_killed_at_any_moment_and_run_again_prunes_the_same_trials(run, specification, tmp_path):
     path = specification(
         "pruned",
@@ -219,6 +224,26 @@ def test_halving_killed_at_any_moment_and_run_again_prunes_the_same_trials(run, 
             for key, row in one_row_each(results, "pruned").items()
         }
         assert found == wanted
+
+
+@contextlib.contextmanager
+def killed_when_there_is_a_checkpoint(results, kind):
+    """kill -9 one of this test's actors of `kind` once a checkpoint lies there; the list of killed ones."""
+    killed, over = [], threading.Event()
+
+    def wait_and_kill():
+        while not over.wait(0.01) and not killed:
+            files = (results / "checkpoints").rglob("*")
+            if any(file.is_file() and not file.name.startswith(".") for file in files):
+                for pid in actor_pids(kind)[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    killer = threading.Thread(target=wait_and_kill)
+    killer.start()
+    yield killed
+    over.set()
+    killer.join()
 
 
 def kill_command(path, results, when, patience_s=180):
